@@ -1,0 +1,16 @@
+"""What a graph sees: schemas, tooltips and argument marshalling. No tensor maths here."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .invert import RivalInvert
+from .patch import RivalPatchModel
+from .sample import RivalKSampler, RivalNoise, RivalSigmas
+
+NODES = [RivalInvert, RivalPatchModel, RivalKSampler, RivalNoise, RivalSigmas]
+
+
+class RivalExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,252 @@
+"""A patched MODEL at work: at every step the exemplar runs first, then the image reads it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ..rival_core.alignment import Exemplar, Steering, normalize, steering
+from ..rival_core.attention import Tokens, blended_attention, join, lengthen
+from ..rival_core.chain import Chain
+from ..rival_core.errors import RivalError
+from ..rival_core.inversion import to_d
+from ..rival_core.normalization import statistics
+from . import host
+
+KEY = "rival"
+Layer = tuple[tuple[str, int], int]  # (block, depth in the block)
+
+
+class Recorder:
+    """An attn1 patch for the exemplar's own call: keeps what its self-attention reads."""
+
+    def __init__(self, roles: dict[Any, str]):
+        self.roles = roles
+        self.tokens: dict[str, dict[Layer, Tokens]] = {role: {} for role in roles.values()}
+
+    def __call__(self, n, context, value, extra_options):
+        layer = (extra_options["block"], extra_options["block_index"])
+        for i, row in enumerate(extra_options["uuids"]):
+            kept = context[i : i + 1]
+            tokens = Tokens(kept, kept if value is context else value[i : i + 1])
+            self.tokens[self.roles[row]][layer] = tokens
+        return n, context, value
+
+
+class Step:
+    """What the exemplars were at one sigma: their predicted noise, and the tokens to be read."""
+
+    def __init__(self, sigma: float, steering: Steering):
+        self.sigma = sigma
+        self.steering = steering
+        self.eps: dict[int, Tensor] = {}
+        self.tokens: dict[tuple[int, str], dict[Layer, Tokens]] = {}
+        self.merged: dict[tuple[Layer, tuple[str, ...]], Tokens] = {}
+
+    def read(self, layer: Layer, role: str) -> Tokens:
+        """All readers' tokens for rows of this role, side by side; the same object each time."""
+        rows = tuple(exemplar_role(e.chain, role) for e in self.steering.readers)
+        key = (layer, rows)
+        if key not in self.merged:
+            parts = [
+                self.tokens[id(e.chain), row][layer] for e, row in zip(self.steering.readers, rows)
+            ]
+            self.merged[key] = join(parts)
+        return self.merged[key]
+
+
+class Injection:
+    """An attn1 patch for the generated rows, and the attn1 replaces of a fractional strength."""
+
+    def __init__(self, step: Step, roles: dict[Any, str], taken: Iterable[tuple]):
+        self.step = step
+        self.roles = roles
+        self.taken = set(taken)
+        self.strength = step.steering.attention_strength
+        self.blends = self.strength < 1
+        self.replace = step.steering.replace
+
+    def __call__(self, n, context, value, extra_options):
+        layer = (extra_options["block"], extra_options["block_index"])
+        if self.is_taken(layer):
+            return n, context, value
+        chunks = [
+            self.step.read(layer, self.roles.get(row, "positive")) for row in extra_options["uuids"]
+        ]
+        own_is_one = value is context
+        if len(n) != len(context):
+            # HyperTile cut the queries into tiles; ComfyUI then reads keys in that many chunks.
+            context, value = (t.reshape(len(n), -1, t.shape[-1]) for t in (context, value))
+        rows = len(n) // len(chunks)
+        replace = self.replace and not self.blends
+        longer = lengthen(context, [c.context for c in chunks], rows, replace)
+        if own_is_one and all(c.value is c.context for c in chunks):
+            return n, longer, longer
+        return n, longer, lengthen(value, [c.value for c in chunks], rows, replace)
+
+    def is_taken(self, layer: Layer) -> bool:
+        """Whether another node computes this layer's self-attention in this call."""
+        block, depth = layer
+        return (*block, depth) in self.taken or block in self.taken
+
+    def replaces(self) -> dict[tuple, Any]:
+        """Attention functions that blend plain with injected, for the layers that need them."""
+        if not self.blends:
+            return {}
+        chain = self.step.steering.readers[0].chain
+        layers = next(layers for key, layers in self.step.tokens.items() if key[0] == id(chain))
+        free = [layer for layer in layers if not self.is_taken(layer)]
+        return {(*block, depth): self.blend for block, depth in free}
+
+    def blend(self, q, k, v, extra_options, mask=None):
+        layer = (extra_options["block"], extra_options["block_index"])
+        role = self.roles.get(extra_options["uuids"][0], "positive")
+        attention = partial(host.attention, extra_options=extra_options)
+        length = self.step.read(layer, role).context.shape[1]
+        return blended_attention(attention, q, k, v, length, self.replace, self.strength)
+
+
+class Run:
+    """Everything one sampling run keeps. The exemplar's tokens live for one sigma at a time."""
+
+    def __init__(self, exemplars: Sequence[Exemplar], guider: Any):
+        self.exemplars = exemplars
+        self.guider = guider
+        self.timesteps = host.timesteps_of(guider.model_patcher)
+        self.roles: dict[Any, str] | None = None
+        self.conds: dict[int, dict[str, list]] = {}
+        self.step: Step | None = None
+        self.warned = False
+
+    def release(self) -> None:
+        self.step = self.guider = self.roles = None
+        self.conds.clear()
+
+    def at(self, sigma: float) -> Step:
+        """The step at this sigma; moving to another frees the last one's tokens."""
+        if self.step is None or self.step.sigma != sigma:
+            self.step = Step(sigma, steering(self.exemplars, self.timesteps.t(sigma)))
+        return self.step
+
+    def row_roles(self) -> dict[Any, str]:
+        if self.roles is None:
+            self.roles = host.row_roles(getattr(self.guider, "conds", {}))
+        return self.roles
+
+    def inject(self, model, conds, x: Tensor, sigma: Tensor, model_options: dict) -> dict:
+        """The options for the generated rows' call, after running the exemplars they read."""
+        step = self.at(float(sigma[0]))
+        roles = self.row_roles()
+        present = {roles.get(c["uuid"], "positive") for cond in conds for c in cond or []}
+        self.run_exemplars(step, model, present, x, sigma, model_options)
+        if not step.steering.readers:
+            return model_options
+        replaces = model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
+        self.warn_of(replaces)
+        injection = Injection(step, roles, replaces)
+        return host.with_hooks(model_options, injection, injection.replaces())
+
+    def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
+        """Runs, in one batch a chain, the exemplar rows that this step needs and has not run."""
+        for chain in step.steering.chains:
+            reads = any(e.chain is chain for e in step.steering.readers)
+            rows = {exemplar_role(chain, role) for role in present} if reads else set()
+            if any(e.chain is chain for e in step.steering.normalizers):
+                rows.add("positive")
+            done = {row for key, row in step.tokens if key == id(chain)}
+            missing = sorted(rows - done, reverse=True)  # positive first
+            if missing:
+                self.run_exemplar(step, chain, missing, reads, model, x, sigma, model_options)
+
+    def run_exemplar(self, step, chain, rows, reads, model, x, sigma, model_options) -> None:
+        x_ex = chain.at(step.sigma).to(x)
+        if id(chain) not in self.conds:
+            prompts = {"positive": chain.positive, "negative": chain.negative}
+            given = {row: prompt for row, prompt in prompts.items() if prompt is not None}
+            self.conds[id(chain)] = host.encode_conditioning(model, given, x_ex)
+        conds = [self.conds[id(chain)][row] for row in rows]
+        recorder = Recorder({cond[0]["uuid"]: row for cond, row in zip(conds, rows)})
+        options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})
+        denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)
+        if "positive" in rows:
+            step.eps[id(chain)] = to_d(x_ex, step.sigma, denoised[rows.index("positive")])
+        for row in rows:
+            step.tokens[id(chain), row] = recorder.tokens[row]
+
+    def normalize(self, x: Tensor, denoised: Tensor, sigma: Tensor, model_options: dict) -> Tensor:
+        """The guided prediction with the exemplars' noise statistics, where the gates say so."""
+        step = self.at(float(sigma[0]))
+        normalizers = step.steering.normalizers
+        if not normalizers:
+            return denoised
+        self.run_exemplars(step, self.guider.inner_model, set(), x, sigma, model_options)
+        parts = [statistics(step.eps[id(e.chain)]) for e in normalizers]
+        eps = normalize(to_d(x, step.sigma, denoised), parts, [e.strength for e in normalizers])
+        return x - step.sigma * eps
+
+    def warn_of(self, replaces: dict) -> None:
+        if replaces and not self.warned:
+            self.warned = True
+            blocks = ", ".join(sorted(" ".join(map(str, key)) for key in replaces))
+            logging.warning(
+                "RIVAL Patch Model: another node computes the self-attention of %s, so those "
+                "blocks do not read the exemplar.",
+                blocks,
+            )
+
+
+class Alignment:
+    """The wrappers of a patched MODEL. Holds exemplars only; a run's state is its Run."""
+
+    def __init__(self, exemplars: Sequence[Exemplar]):
+        self.exemplars = tuple(exemplars)
+
+    def outer_sample(self, executor, *args, **kwargs):
+        guider = executor.class_obj
+        options = guider.model_options["transformer_options"]  # this run's own copy
+        run = options[KEY] = Run(self.exemplars, guider)
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            options.pop(KEY, None)
+            run.release()
+
+    def predict_noise(self, executor, x, timestep, model_options={}, *args, **kwargs):
+        denoised = executor(x, timestep, model_options, *args, **kwargs)
+        return run_of(model_options).normalize(x, denoised, timestep, model_options)
+
+    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
+        run = run_of(model_options)
+        if isinstance(run, Run):  # else this is the exemplar's own call
+            model_options = run.inject(model, conds, x_in, timestep, model_options)
+        return executor(model, conds, x_in, timestep, model_options)
+
+
+def run_of(model_options: dict) -> Any:
+    state = model_options.get("transformer_options", {}).get(KEY)
+    if state is None:
+        raise RivalError(
+            "RIVAL Patch Model: this sampler dropped the run's transformer options, so nothing would "
+            "be injected; use KSampler, SamplerCustomAdvanced or RIVAL KSampler."
+        )
+    return state
+
+
+def exemplar_role(chain: Chain, role: str) -> str:
+    """Which exemplar row the generated rows of a role read."""
+    return role if chain.negative is not None else "positive"
+
+
+def exemplars_of(model) -> tuple[Exemplar, ...]:
+    """What this pack's patches on a MODEL hold, oldest first."""
+    alignment = host.wrapper_owner(model, KEY)
+    return alignment.exemplars if alignment else ()
+
+
+def align(model, exemplar: Exemplar):
+    """A clone of the MODEL steered by one exemplar more."""
+    return host.set_wrappers(model, KEY, Alignment([*exemplars_of(model), exemplar]))

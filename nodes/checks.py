@@ -1,0 +1,98 @@
+"""What may enter a chain: one sentence for every input that cannot."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..rival_core.chain import Chain, ModelCard
+from ..rival_core.errors import RivalError
+
+# Keys of a conditioning entry that make it act on a part of the image, the schedule or the model.
+PARTIAL = {
+    "area": "an area",
+    "mask": "a mask",
+    "start_percent": "a timestep range",
+    "end_percent": "a timestep range",
+    "clip_start_percent": "a scheduled prompt",
+    "hooks": "hooks",
+    "control": "a ControlNet",
+    "gligen": "GLIGEN boxes",
+}
+WHOLE_RANGE = {"start_percent": 0.0, "end_percent": 1.0}
+
+
+def latent_image(latent: dict, channels: int) -> Tensor:
+    """The [1, C, H, W] float32 samples of a LATENT that holds one image."""
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False) or samples.ndim != 4:
+        shape = "several streams" if samples.ndim == 4 else f"{samples.ndim} dimensions"
+        raise RivalError(f"the latent has {shape}: give the latent of one image, not of a video")
+    if samples.shape[0] != 1:
+        raise RivalError(
+            f"the latent holds a batch of {samples.shape[0]}: give one image, for instance through "
+            "Latent From Batch"
+        )
+    if samples.numel() == 0 or min(samples.shape[2:]) < 2:
+        raise RivalError(f"the latent is empty (shape {list(samples.shape)}): give a real image")
+    if samples.shape[1] != channels:
+        raise RivalError(
+            f"the latent has {samples.shape[1]} channels and the model takes {channels}: encode the "
+            "image with this checkpoint's own VAE"
+        )
+    if not torch.isfinite(samples).all():
+        raise RivalError(
+            "the latent holds NaN or infinity: encode the image again, with a VAE in float32"
+        )
+    return samples.to(torch.float32)
+
+
+def whole_conditioning(conditioning: Any, name: str) -> Any:
+    """The conditioning, if it is one entry that acts on the whole image and schedule."""
+    if len(conditioning) != 1:
+        raise RivalError(
+            f"{name} has {len(conditioning)} entries: an exemplar has one prompt, so connect a "
+            "single CLIP Text Encode"
+        )
+    options = conditioning[0][1]
+    for key, what in PARTIAL.items():
+        if options.get(key) is not None and options[key] != WHOLE_RANGE.get(key, math.nan):
+            raise RivalError(
+                f"{name} carries {what}: invert with a plain prompt and use it on the sampler instead"
+            )
+    return conditioning
+
+
+def finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise RivalError(f"{name} is {value}: give a number")
+    return value
+
+
+def at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise RivalError(f"{name} is {value}: give 1 or more")
+    return value
+
+
+def same_model(chain: Chain, card: ModelCard) -> None:
+    """Raises unless the chain comes from a model of the same shape."""
+    ours, theirs = chain.model, card
+    if ours.family != theirs.family:
+        raise RivalError(
+            f"the chain was inverted with {ours.family} and this model is {theirs.family}: invert the "
+            "image with the model that samples"
+        )
+    if ours.latent_format != theirs.latent_format:
+        raise RivalError(
+            f"the chain's latents are {ours.latent_format} and this model's {theirs.latent_format}: "
+            "invert the image with the model that samples"
+        )
+    if ours.layers != theirs.layers:
+        raise RivalError(
+            f"the chain's model has {len(ours.layers)} self-attention layers and this one "
+            f"{len(theirs.layers)}, or of other widths: invert the image with the model that samples"
+        )

@@ -1,0 +1,182 @@
+"""RIVAL Invert: an image becomes its chain."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..rival_core.chain import Chain
+from ..rival_core.errors import RivalError
+from ..rival_core.schedule import check_sigmas, rival_sigmas
+from . import checks, host
+from .alignment import exemplars_of
+from .schema import RivalChain, advanced, named, output, schema
+
+NODE = "RIVAL Invert"
+SOLVERS = ["ddim"]
+
+
+class RivalInvert(io.ComfyNode):
+    """Inverts an image into its diffusion chain (RIVAL section 3.1)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            ["inversion", "unsampler", "ddim inversion", "image to noise", "exemplar"],
+            node_id="RivalInvert",
+            display_name=NODE,
+            description=(
+                "Turns a photo into its diffusion chain: every latent from the image to noise, as this "
+                "model would have made it. Connect the chain to RIVAL Patch Model and RIVAL KSampler. "
+                "One model call a step; the chain is cached until an input changes."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model that will sample, without RIVAL Patch Model: the exemplar is "
+                    "inverted by the plain model. Put LoRAs before this node.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The photo, through VAE Encode. Any size; near the model's native size "
+                    "works best. One image.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="What the photo shows: a short caption, or an empty prompt when the new "
+                    "image is described by another prompt. One plain prompt.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=10000,
+                    tooltip="Steps of the chain, one model call each. The sampler walks the same "
+                    "steps. More is more exact: 50 is the paper's.",
+                ),
+                io.Combo.Input(
+                    "schedule",
+                    options=["rival", *host.SCHEDULERS],
+                    default="rival",
+                    tooltip="Which noise levels the chain visits. rival: the paper's timesteps, for 5 "
+                    "to 400 steps. The others are ComfyUI's; take sgm_uniform for fewer steps.",
+                ),
+                io.Combo.Input(
+                    "solver",
+                    options=SOLVERS,
+                    default="ddim",
+                    tooltip="How each step is inverted. ddim: one model call a step, as in the paper.",
+                ),
+                advanced(
+                    io.Float.Input(
+                        "cfg",
+                        default=1.0,
+                        min=0.0,
+                        max=30.0,
+                        step=0.1,
+                        tooltip="Guidance during the inversion. 1 (no guidance) is exact enough to "
+                        "sample from; higher needs a negative, doubles the cost and drifts.",
+                    )
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="Connect it only to give the unconditional half an exemplar of its own, "
+                    "inverted with this prompt; costs one model row more at each sampling step.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Falling noise levels from any scheduler node; replaces steps and schedule.",
+                ),
+            ],
+            outputs=[
+                RivalChain.Output(
+                    display_name="chain",
+                    tooltip="The chain: share it between any number of patches and samplers.",
+                ),
+                io.Latent.Output(
+                    display_name="noise",
+                    tooltip="The chain's end. A core sampler continues from it with no noise added.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, latent, positive, steps, schedule, solver, cfg, negative=None, sigmas=None
+    ) -> io.NodeOutput:
+        with named(NODE):
+            card = host.model_card(model)
+            if exemplars_of(model):
+                raise RivalError(
+                    "this model already carries RIVAL Patch Model: connect the model from before the "
+                    "patch, since the exemplar is inverted by the plain model"
+                )
+            image = checks.latent_image(latent, host.latent_channels(model))
+            positive, negative = cls.conditioning(model, image, positive, negative)
+            if checks.finite("cfg", cfg) != 1.0 and negative is None:
+                raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
+            falling = cls.sigmas(model, steps, schedule, sigmas)
+            latents, end = host.invert(model, image, positive, negative, cfg, falling)
+            if not torch.isfinite(latents).all():
+                raise RivalError(
+                    "the inversion ran into NaN or infinity: run the model in float32 "
+                    "(--force-fp32) or use another schedule"
+                )
+        rows = 1 if cfg == 1.0 else 2
+        chain = Chain(
+            sigmas=falling.flip(0),
+            latents=latents,
+            scaling=host.scaling_of(model),
+            model=card,
+            positive=positive,
+            negative=negative,
+            solver=solver,
+            schedule="sigmas" if sigmas is not None else schedule,
+            evaluations=chain_cost(falling, rows),
+        )
+        text = f"{chain.steps} steps, {chain.evaluations} model evaluations, sigma {chain.top:.4g}"
+        notices = cls.notices(card.family, latent, image)
+        return output(NODE, chain, {"samples": end}, notices=notices, text=text)
+
+    @classmethod
+    def conditioning(cls, model, image, positive, negative):
+        """The exemplar's prompts; an inpainting UNet also sees its own image, all of it open."""
+        extra = {}
+        if host.is_inpainting(model):
+            mask = image.new_ones([1, 1, *image.shape[2:]])
+            extra = {"concat_latent_image": image, "concat_mask": mask}
+        given = {"positive": positive, "negative": negative}
+        checked = {
+            name: checks.whole_conditioning(c, name) for name, c in given.items() if c is not None
+        }
+        full = {name: [[c[0][0], {**c[0][1], **extra}]] for name, c in checked.items()}
+        return full["positive"], full.get("negative")
+
+    @classmethod
+    def sigmas(cls, model, steps, schedule, sigmas) -> torch.Tensor:
+        """The falling sigmas that the widgets, or the input, ask for."""
+        if sigmas is not None:
+            return check_sigmas(sigmas)
+        checks.at_least_one("steps", steps)
+        if schedule == "rival":
+            return rival_sigmas(host.timesteps_of(model), steps)
+        return check_sigmas(host.scheduler_sigmas(model, schedule, steps))
+
+    @classmethod
+    def notices(cls, family, latent, image) -> list[str]:
+        notices = []
+        tokens, native = image.shape[2] * image.shape[3], host.FAMILIES[family]
+        if tokens > 2 * native:
+            notices.append(
+                f"the image has {tokens} latent tokens and {family} was trained at {native}: scale it "
+                "down first, or expect repeated content and slow steps"
+            )
+        if "noise_mask" in latent:
+            notices.append("the latent's noise_mask is not used: the whole image is inverted")
+        return notices
+
+
+def chain_cost(sigmas: torch.Tensor, rows: int) -> int:
+    return (len(sigmas) - 1) * rows

@@ -1,0 +1,46 @@
+"""What every node of the pack shares: the graph type, the category, errors and notices."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from comfy_api.latest import io, ui
+
+from ..rival_core.errors import RivalError
+
+RivalChain = io.Custom("RIVAL_CHAIN")
+CATEGORY = "RIVAL"
+_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(aliases: list[str], **fields) -> io.Schema:
+    """An io.Schema in this pack's category; search aliases only where the host knows them."""
+    if "search_aliases" in _SCHEMA_FIELDS:
+        fields["search_aliases"] = aliases
+    return io.Schema(category=CATEGORY, **fields)
+
+
+def advanced(widget: io.Input) -> io.Input:
+    """The widget, shown among the expert ones. Older hosts take no `advanced` argument."""
+    widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
+    return widget
+
+
+@contextmanager
+def named(node: str) -> Iterator[None]:
+    """Puts the node's display name before the errors raised inside."""
+    try:
+        yield
+    except RivalError as error:
+        raise RivalError(f"{node}: {error}.") from error
+
+
+def output(node: str, *values, notices: list[str] = (), text: str = "") -> io.NodeOutput:
+    """A node's outputs, with its notices both logged and shown on the node."""
+    for notice in notices:
+        logging.warning("%s: %s", node, notice)
+    shown = "\n".join([*notices, *([text] if text else [])])
+    return io.NodeOutput(*values, ui=ui.PreviewText(shown) if shown else None)

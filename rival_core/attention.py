@@ -1,0 +1,65 @@
+"""Cross-image self-attention: generated tokens read the exemplar's (RIVAL section 3.2, eq. 4-5).
+
+The exemplar's normed hidden states are lengthened or replaced *before* the key and value
+projections: the weights are shared, so that equals injecting K and V, and LoRA applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from einops import repeat
+from torch import Tensor
+
+
+class Tokens(NamedTuple):
+    """One exemplar row's normed hidden states at one layer, each [1, L, C]."""
+
+    context: Tensor  # what keys are made from
+    value: Tensor  # what values are made from: the same tensor, unless a patch parted them
+
+
+def join(parts: Sequence[Tokens]) -> Tokens:
+    """Several exemplars' tokens side by side."""
+    if len(parts) == 1:
+        return parts[0]
+    context = torch.cat([p.context for p in parts], dim=1)
+    if all(p.value is p.context for p in parts):
+        return Tokens(context, context)
+    return Tokens(context, torch.cat([p.value for p in parts], dim=1))
+
+
+def lengthen(own: Tensor, exemplar: Sequence[Tensor], rows: int, replace: bool) -> Tensor:
+    """What each generated row's keys (or values) are made from.
+
+    own:      [len(exemplar) * rows, L, C], the rows' own tokens, one chunk of rows after another.
+    exemplar: for each chunk its exemplar tokens, [1, L_R, C].
+    Returns [., L_R, C] if `replace`, else [., L_R + L, C], the exemplar first.
+    """
+    # Rows that read the same exemplar share one view; attention kernels accept the zero stride.
+    if all(tokens is exemplar[0] for tokens in exemplar):
+        tokens = exemplar[0].to(own).expand(len(own), -1, -1)
+    else:
+        tokens = repeat(torch.cat([*exemplar]).to(own), "chunk l c -> (chunk row) l c", row=rows)
+    return tokens if replace else torch.cat([tokens, own], dim=1)
+
+
+def blended_attention(
+    attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    exemplar_length: int,
+    replace: bool,
+    strength: float,
+) -> Tensor:
+    """(1 - s) plain + s injected attention, for 0 < s < 1; k, v hold exemplar tokens, then own.
+
+    Costs one plain attention more than the injected one.
+    """
+    n = exemplar_length
+    plain = attention(q, k[:, n:], v[:, n:])
+    injected = attention(q, k[:, :n], v[:, :n]) if replace else attention(q, k, v)
+    return torch.lerp(plain, injected, strength)

@@ -1,0 +1,87 @@
+"""The exemplar's inversion chain: one value that travels on one wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .scaling import Scaling
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a chain must share with the model that samples from it."""
+
+    family: str  # the host's name for the architecture
+    latent_format: str
+    layers: tuple[tuple[tuple[str, int], int, int], ...]  # (block, depth in block, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """An image's trajectory to noise, and what it takes to sample beside it. Immutable.
+
+    sigmas:  [S + 1] float32, rising from the terminal sigma to the noisiest.
+    latents: [S + 1, C, H, W] float32, in the model's latent space and sigma coordinates.
+    positive, negative: the conditioning it was inverted with, in the host's own form; with a
+        negative, unconditional rows have an exemplar row of their own.
+    """
+
+    sigmas: Tensor
+    latents: Tensor
+    scaling: Scaling
+    model: ModelCard
+    positive: Any
+    negative: Any = None
+    solver: str = "ddim"
+    schedule: str = "rival"
+    evaluations: int = 0
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def end(self) -> Tensor:
+        """[1, C, H, W]: the noisiest latent, where generation starts."""
+        return self.latents[-1:]
+
+    @property
+    def top(self) -> float:
+        """The noisiest sigma."""
+        return float(self.sigmas[-1])
+
+    def at(self, sigma: float) -> Tensor:
+        """[1, C, H, W]: the exemplar at any sigma.
+
+        Exactly the stored latent at the chain's own sigmas, linear in sigma between them (as
+        Euler integrates), rescaled above the top, the last latent below the terminal sigma.
+        """
+        if sigma >= self.top:
+            return (
+                self.end if sigma == self.top else self.scaling.rescale(self.end, self.top, sigma)
+            )
+        if sigma <= float(self.sigmas[0]):
+            return self.latents[:1]
+        i = int(torch.searchsorted(self.sigmas, sigma, right=True)) - 1
+        weight = (sigma - float(self.sigmas[i])) / float(self.sigmas[i + 1] - self.sigmas[i])
+        return self.latents[i : i + 1] + weight * (
+            self.latents[i + 1 : i + 2] - self.latents[i : i + 1]
+        )
+
+    def falling_sigmas(self, end_at_zero: bool = False) -> Tensor:
+        """The sigmas in sampling order, with a final 0 appended if asked and not there."""
+        sigmas = self.sigmas.flip(0)
+        return (
+            torch.cat([sigmas, sigmas.new_zeros(1)]) if end_at_zero and sigmas[-1] > 0 else sigmas
+        )
+
+    def get_ram_usage(self) -> int:
+        """Bytes held, for the host's output cache."""
+        return self.latents.nbytes + self.sigmas.nbytes
+
+    def __deepcopy__(self, memo) -> Chain:
+        return self  # immutable, and hosts deep-copy what hangs on a model

@@ -1,0 +1,51 @@
+"""Which steps of the schedule are steered, and how (RIVAL section 3.2, t_align and t_early)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from .errors import RivalError
+
+
+class Attention(Enum):
+    """What a generated token's self-attention reads."""
+
+    PLAIN = "plain"  # its own image
+    REPLACE = "replace"  # the exemplar alone
+    CONCAT = "concat"  # the exemplar and its own image
+
+
+def timestep_at(percent: float) -> float:
+    """The paper's timestep at a fraction of the schedule: T(p) = 1000 (1 - p)."""
+    return round(1000.0 * (1.0 - percent), 6)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Fractions of the sampling schedule in [0, 1], 0 at pure noise.
+
+    t_align = 600 is replace_end = 0.4, t_early = 600 is normalize_end = 0.4,
+    editing_early_steps = 900 is inject_start = 0.1. An empty window is legal.
+    """
+
+    inject_start: float = 0.0
+    replace_end: float = 0.4
+    inject_end: float = 1.0
+    normalize_end: float = 0.4
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not (math.isfinite(value) and 0.0 <= value <= 1.0):
+                raise RivalError(f"{name} is {value}: give a fraction of the schedule, 0 to 1")
+
+    def attention(self, t: float) -> Attention:
+        """The rule at timestep t. The official counter compares t - 1, not t."""
+        if t - 1 > timestep_at(self.inject_start) or t - 1 < timestep_at(self.inject_end):
+            return Attention.PLAIN
+        return Attention.REPLACE if t - 1 > timestep_at(self.replace_end) else Attention.CONCAT
+
+    def normalizes(self, t: float) -> bool:
+        """Whether the predicted noise takes the exemplar's statistics at timestep t."""
+        return t > timestep_at(self.normalize_end)

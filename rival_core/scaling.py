@@ -1,0 +1,36 @@
+"""How clean latents and noise levels scale into each other, for one checkpoint's sampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The scales of an eps-, v- or EDM-parameterised model in sigma coordinates.
+
+    A latent at sigma has variance sigma_data**2 + sigma**2; every rescale below keeps its
+    variance-preserving value z = x * sigma_data / sqrt(sigma_data**2 + sigma**2) fixed.
+    """
+
+    sigma_max: float
+    sigma_data: float = 1.0
+
+    def level(self, sigma: float) -> float:
+        """x / z at sigma: sqrt(1 + (sigma / sigma_data)**2)."""
+        return math.sqrt(1.0 + (sigma / self.sigma_data) ** 2)
+
+    def rescale(self, x: Tensor, sigma: float, target: float) -> Tensor:
+        """The latent x at `sigma`, relabelled as one at `target` (same z)."""
+        return x * (self.level(target) / self.level(sigma))
+
+    def noise_scale(self, sigma: float) -> float:
+        """What the host multiplies unit noise by, on an empty latent, to start at sigma.
+
+        At the top of the model's range that is sqrt(1 + sigma**2), below it sigma.
+        """
+        at_top = sigma > self.sigma_max or math.isclose(sigma, self.sigma_max, rel_tol=1e-5)
+        return math.sqrt(1.0 + sigma**2) if at_top else sigma
