@@ -230,8 +230,8 @@ def run_of(model_options: dict) -> Any:
     state = model_options.get("transformer_options", {}).get(KEY)
     if state is None:
         raise RivalError(
-            "RIVAL Patch Model: this sampler dropped the run's transformer options, so nothing would "
-            "be injected; use KSampler, SamplerCustomAdvanced or RIVAL KSampler."
+            "RIVAL Patch Model: this sampler dropped the run's transformer options, so nothing "
+            "would be injected; use KSampler, SamplerCustomAdvanced or RIVAL KSampler."
         )
     return state
 

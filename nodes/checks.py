@@ -40,8 +40,8 @@ def latent_image(latent: dict, channels: int) -> Tensor:
         raise RivalError(f"the latent is empty (shape {list(samples.shape)}): give a real image")
     if samples.shape[1] != channels:
         raise RivalError(
-            f"the latent has {samples.shape[1]} channels and the model takes {channels}: encode the "
-            "image with this checkpoint's own VAE"
+            f"the latent has {samples.shape[1]} channels and the model takes {channels}: encode "
+            "the image with this checkpoint's own VAE"
         )
     if not torch.isfinite(samples).all():
         raise RivalError(
@@ -59,9 +59,11 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
         )
     options = conditioning[0][1]
     for key, what in PARTIAL.items():
-        if options.get(key) is not None and options[key] != WHOLE_RANGE.get(key, math.nan):
+        value = options.get(key)
+        if value is not None and not (key in WHOLE_RANGE and value == WHOLE_RANGE[key]):
             raise RivalError(
-                f"{name} carries {what}: invert with a plain prompt and use it on the sampler instead"
+                f"{name} carries {what}: invert with a plain prompt and use it on the sampler "
+                "instead"
             )
     return conditioning
 
@@ -83,16 +85,17 @@ def same_model(chain: Chain, card: ModelCard) -> None:
     ours, theirs = chain.model, card
     if ours.family != theirs.family:
         raise RivalError(
-            f"the chain was inverted with {ours.family} and this model is {theirs.family}: invert the "
-            "image with the model that samples"
+            f"the chain was inverted with {ours.family} and this model is {theirs.family}: invert "
+            "the image with the model that samples"
         )
     if ours.latent_format != theirs.latent_format:
         raise RivalError(
-            f"the chain's latents are {ours.latent_format} and this model's {theirs.latent_format}: "
-            "invert the image with the model that samples"
+            f"the chain's latents are {ours.latent_format} and this model's "
+            f"{theirs.latent_format}: invert the image with the model that samples"
         )
     if ours.layers != theirs.layers:
         raise RivalError(
             f"the chain's model has {len(ours.layers)} self-attention layers and this one "
-            f"{len(theirs.layers)}, or of other widths: invert the image with the model that samples"
+            f"{len(theirs.layers)}, or of other widths: invert the image with the model that "
+            "samples"
         )

@@ -26,15 +26,15 @@ class RivalInvert(io.ComfyNode):
             node_id="RivalInvert",
             display_name=NODE,
             description=(
-                "Turns a photo into its diffusion chain: every latent from the image to noise, as this "
-                "model would have made it. Connect the chain to RIVAL Patch Model and RIVAL KSampler. "
-                "One model call a step; the chain is cached until an input changes."
+                "Turns a photo into its diffusion chain: every latent from the image to noise, as "
+                "this model would have made it. Connect the chain to RIVAL Patch Model and RIVAL "
+                "KSampler. One model call a step; the chain is cached until an input changes."
             ),
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model that will sample, without RIVAL Patch Model: the exemplar is "
-                    "inverted by the plain model. Put LoRAs before this node.",
+                    tooltip="The model that will sample, without RIVAL Patch Model: the exemplar "
+                    "is inverted by the plain model. Put LoRAs before this node.",
                 ),
                 io.Latent.Input(
                     "latent",
@@ -43,8 +43,8 @@ class RivalInvert(io.ComfyNode):
                 ),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="What the photo shows: a short caption, or an empty prompt when the new "
-                    "image is described by another prompt. One plain prompt.",
+                    tooltip="What the photo shows: a short caption, or an empty prompt when the "
+                    "new image is described by another prompt. One plain prompt.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -58,14 +58,16 @@ class RivalInvert(io.ComfyNode):
                     "schedule",
                     options=["rival", *host.SCHEDULERS],
                     default="rival",
-                    tooltip="Which noise levels the chain visits. rival: the paper's timesteps, for 5 "
-                    "to 400 steps. The others are ComfyUI's; take sgm_uniform for fewer steps.",
+                    tooltip="Which noise levels the chain visits. rival: the paper's timesteps, "
+                    "for 5 to 400 steps. The others are ComfyUI's; take sgm_uniform for fewer "
+                    "steps.",
                 ),
                 io.Combo.Input(
                     "solver",
                     options=SOLVERS,
                     default="ddim",
-                    tooltip="How each step is inverted. ddim: one model call a step, as in the paper.",
+                    tooltip="How each step is inverted. ddim: one model call a step, as in the "
+                    "paper.",
                 ),
                 advanced(
                     io.Float.Input(
@@ -81,13 +83,15 @@ class RivalInvert(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="Connect it only to give the unconditional half an exemplar of its own, "
-                    "inverted with this prompt; costs one model row more at each sampling step.",
+                    tooltip="Connect it only to give the unconditional half an exemplar of its "
+                    "own, inverted with this prompt; costs one model row more at each sampling "
+                    "step.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
-                    tooltip="Falling noise levels from any scheduler node; replaces steps and schedule.",
+                    tooltip="Falling noise levels from any scheduler node; replaces steps and "
+                    "schedule.",
                 ),
             ],
             outputs=[
@@ -97,7 +101,8 @@ class RivalInvert(io.ComfyNode):
                 ),
                 io.Latent.Output(
                     display_name="noise",
-                    tooltip="The chain's end. A core sampler continues from it with no noise added.",
+                    tooltip="The chain's end. A core sampler continues from it with no noise "
+                    "added.",
                 ),
             ],
         )
@@ -110,8 +115,8 @@ class RivalInvert(io.ComfyNode):
             card = host.model_card(model)
             if exemplars_of(model):
                 raise RivalError(
-                    "this model already carries RIVAL Patch Model: connect the model from before the "
-                    "patch, since the exemplar is inverted by the plain model"
+                    "this model already carries RIVAL Patch Model: connect the model from before "
+                    "the patch, since the exemplar is inverted by the plain model"
                 )
             image = checks.latent_image(latent, host.latent_channels(model))
             positive, negative = cls.conditioning(model, image, positive, negative)
@@ -170,8 +175,8 @@ class RivalInvert(io.ComfyNode):
         tokens, native = image.shape[2] * image.shape[3], host.FAMILIES[family]
         if tokens > 2 * native:
             notices.append(
-                f"the image has {tokens} latent tokens and {family} was trained at {native}: scale it "
-                "down first, or expect repeated content and slow steps"
+                f"the image has {tokens} latent tokens and {family} was trained at {native}: "
+                "scale it down first, or expect repeated content and slow steps"
             )
         if "noise_mask" in latent:
             notices.append("the latent's noise_mask is not used: the whole image is inverted")

@@ -28,10 +28,10 @@ class RivalPatchModel(io.ComfyNode):
             node_id="RivalPatchModel",
             display_name=NODE,
             description=(
-                "Steers sampling towards the chain's photo: self-attention reads the photo, and the "
-                "predicted noise takes its colour statistics. Works with any sampler; the model before "
-                "this node stays untouched. Costs one model row more at each step, whatever the batch "
-                "size. Two in a row mix two photos."
+                "Steers sampling towards the chain's photo: self-attention reads the photo, and "
+                "the predicted noise takes its colour statistics. Works with any sampler; the "
+                "model before this node stays untouched. Costs one model row more at each step, "
+                "whatever the batch size. Two in a row mix two photos."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model that made the chain."),
@@ -39,8 +39,9 @@ class RivalPatchModel(io.ComfyNode):
                 fraction(
                     "inject_start",
                     0.0,
-                    "Where in the schedule (0 = pure noise, 1 = finished) the photo starts to be read. "
-                    "Later leaves the layout freer: 0.04 for style transfer, 0.1 for editing.",
+                    "Where in the schedule (0 = pure noise, 1 = finished) the photo starts to be "
+                    "read. Later leaves the layout freer: 0.04 for style transfer, 0.1 for "
+                    "editing.",
                 ),
                 fraction(
                     "replace_end",
@@ -56,8 +57,8 @@ class RivalPatchModel(io.ComfyNode):
                 fraction(
                     "normalize_end",
                     0.4,
-                    "Until here the new image takes the photo's colours and contrast. Higher is closer "
-                    "in colour: 0.6 with ControlNet.",
+                    "Until here the new image takes the photo's colours and contrast. Higher is "
+                    "closer in colour: 0.6 with ControlNet.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -65,8 +66,8 @@ class RivalPatchModel(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much of all that: 0 is the plain model exactly, 1 is RIVAL exactly. "
-                    "Between them, attention costs one pass more.",
+                    tooltip="How much of all that: 0 is the plain model exactly, 1 is RIVAL "
+                    "exactly. Between them, attention costs one pass more.",
                 ),
                 io.Combo.Input(
                     "layers",
@@ -78,8 +79,8 @@ class RivalPatchModel(io.ComfyNode):
                     "features",
                     options=["live"],
                     default="live",
-                    tooltip="live: the photo's features are computed beside each step, one model row "
-                    "more, and kept for that step only.",
+                    tooltip="live: the photo's features are computed beside each step, one model "
+                    "row more, and kept for that step only.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, steered. Any sampler takes it.")],

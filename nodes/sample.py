@@ -14,9 +14,9 @@ from .schema import RivalChain, named, output, schema
 
 NODE = "RIVAL KSampler"
 START_TOOLTIP = (
-    "Where generation starts. shuffle: the photo's inverted noise with its positions shuffled by the "
-    "seed, as in the paper. gaussian: noise with its per-channel statistics. inverted: that noise "
-    "itself, for edits that keep the layout."
+    "Where generation starts. shuffle: the photo's inverted noise with its positions shuffled by "
+    "the seed, as in the paper. gaussian: noise with its per-channel statistics. inverted: that "
+    "noise itself, for edits that keep the layout."
 )
 
 
@@ -56,8 +56,8 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[in
     count = samples.shape[0]
     if count > 1 and batch_size > 1:
         raise RivalError(
-            f"batch_size is {batch_size} and the latent already holds {count} images: set one of them "
-            "to 1"
+            f"batch_size is {batch_size} and the latent already holds {count} images: set one of "
+            "them to 1"
         )
     first = list(latent.get("batch_index", range(count)))
     return tuple(samples.shape[2:]), [j + i for j in first for i in range(batch_size)]
@@ -73,9 +73,9 @@ class RivalKSampler(io.ComfyNode):
             node_id="RivalKSampler",
             display_name=NODE,
             description=(
-                "Samples along a photo's chain: starts at its inverted noise, shuffled with the seed, "
-                "and walks the chain's own noise levels. Give it the model from RIVAL Patch Model. "
-                "Costs what KSampler costs, and one row a step for the photo."
+                "Samples along a photo's chain: starts at its inverted noise, shuffled with the "
+                "seed, and walks the chain's own noise levels. Give it the model from RIVAL Patch "
+                "Model. Costs what KSampler costs, and one row a step for the photo."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model from RIVAL Patch Model."),
@@ -89,14 +89,15 @@ class RivalKSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance towards the prompt: 5 for variations, 7 to follow another prompt. "
-                    "1 skips the negative and halves the cost.",
+                    tooltip="Guidance towards the prompt: 5 for variations, 7 to follow another "
+                    "prompt. 1 skips the negative and halves the cost.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
                     options=list(host.SAMPLERS),
                     default="euler",
-                    tooltip="euler is the paper's DDIM. Samplers that add noise end at noise level 0.",
+                    tooltip="euler is the paper's DDIM. Samplers that add noise end at noise "
+                    "level 0.",
                 ),
                 start_input(),
                 io.Int.Input(
@@ -135,8 +136,8 @@ class RivalKSampler(io.ComfyNode):
             checks.finite("cfg", cfg)
             if latent is not None and "noise_mask" in latent:
                 raise RivalError(
-                    "the latent carries a noise_mask and inpainting is not supported yet: connect a "
-                    "latent without one"
+                    "the latent carries a noise_mask and inpainting is not supported yet: connect "
+                    "a latent without one"
                 )
             size, draws = target(latent, chain, batch_size)
             noise = start_noise(chain, seed, start, size, draws)
@@ -182,8 +183,8 @@ class RivalNoise(io.ComfyNode):
             node_id="RivalNoise",
             display_name="RIVAL Noise",
             description=(
-                "The start of RIVAL KSampler as NOISE for SamplerCustomAdvanced, on an empty latent of "
-                "any size, with the sigmas of RIVAL Sigmas. No model calls."
+                "The start of RIVAL KSampler as NOISE for SamplerCustomAdvanced, on an empty "
+                "latent of any size, with the sigmas of RIVAL Sigmas. No model calls."
             ),
             inputs=[chain_input(), seed_input(), start_input()],
             outputs=[io.Noise.Output(tooltip="For SamplerCustomAdvanced.")],
@@ -204,8 +205,8 @@ class RivalSigmas(io.ComfyNode):
             node_id="RivalSigmas",
             display_name="RIVAL Sigmas",
             description=(
-                "The noise levels that the chain visited, falling, for SamplerCustomAdvanced. No model "
-                "calls."
+                "The noise levels that the chain visited, falling, for SamplerCustomAdvanced. No "
+                "model calls."
             ),
             inputs=[
                 chain_input(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class Exemplar:
     """One photo as one patch uses it."""
 
     chain: Chain
-    gates: Gates = Gates()
+    gates: Gates = field(default_factory=Gates)
     strength: float = 1.0
 
     def __deepcopy__(self, memo) -> Exemplar:

@@ -42,6 +42,8 @@ class Gates:
 
     def attention(self, t: float) -> Attention:
         """The rule at timestep t. The official counter compares t - 1, not t."""
+        if self.inject_start >= self.inject_end:
+            return Attention.PLAIN  # an empty window; the comparisons below would let one step in
         if t - 1 > timestep_at(self.inject_start) or t - 1 < timestep_at(self.inject_end):
             return Attention.PLAIN
         return Attention.REPLACE if t - 1 > timestep_at(self.replace_end) else Attention.CONCAT

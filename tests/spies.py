@@ -1,0 +1,60 @@
+"""Watching what a MODEL is asked, without changing it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+
+@contextmanager
+def model_rows(model, fail_at=None, error=RuntimeError):
+    """A list that receives (rows, sigma) of every network call; may raise at the n-th call."""
+    base, calls = model.model, []
+    original = base._apply_model
+
+    def watched(x, t, *args, **kwargs):
+        calls.append((len(x), float(t[0])))
+        if fail_at is not None and len(calls) == fail_at:
+            raise error("stopped by the test")
+        return original(x, t, *args, **kwargs)
+
+    base._apply_model = watched
+    try:
+        yield calls
+    finally:
+        del base._apply_model
+
+
+@contextmanager
+def exemplar_calls(monkeypatch):
+    """A list that receives (x, sigma, denoised) of every exemplar call."""
+    from comfyui_rival.nodes import host
+
+    calls, original = [], host.evaluate
+
+    def watched(model, conds, x, sigma, options):
+        denoised = original(model, conds, x, sigma, options)
+        calls.append((x.clone(), float(sigma[0]), denoised))
+        return denoised
+
+    monkeypatch.setattr(host, "evaluate", watched)
+    yield calls
+
+
+@contextmanager
+def live_runs():
+    """A list of weak references to every Run that sampling creates."""
+    import weakref
+
+    from comfyui_rival.nodes import alignment
+
+    runs, original = [], alignment.Run.__init__
+
+    def watched(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        runs.append(weakref.ref(self))
+
+    alignment.Run.__init__ = watched
+    try:
+        yield runs
+    finally:
+        alignment.Run.__init__ = original

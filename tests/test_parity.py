@@ -1,0 +1,164 @@
+"""The pack inside ComfyUI against an independent derivation of the official algorithm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import graph
+import official
+import pytest
+import torch
+
+pytestmark = pytest.mark.host
+TOLERANCE = 1e-4
+SD = 0.18215  # the latent format's scale: the official code's z0 = 0.18215 * VAE mean
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One of the paper's applications, in the official script's numbers."""
+
+    cfg: float
+    inverted_with_prompt: bool = False
+    early: int = 1000
+    align: int = 600
+    t_early: int = 600
+    start: str = "shuffle"
+
+    def gates(self) -> dict:
+        return {
+            "inject_start": 1 - self.early / 1000,
+            "replace_end": 1 - self.align / 1000,
+            "normalize_end": 1 - self.t_early / 1000,
+        }
+
+
+SETTINGS = {
+    "variation": Setting(cfg=5.0),
+    "prompt_inverted": Setting(cfg=5.0, inverted_with_prompt=True),
+    "text_driven": Setting(cfg=7.0, early=960),
+    "editing": Setting(cfg=7.0, early=900, start="inverted"),
+    "controlnet_gates": Setting(cfg=7.0, t_early=400),
+    "other_gates": Setting(cfg=3.0, align=300, t_early=800, early=850),
+}
+SQUARE, WIDE, TALL = (8, 8), (8, 12), (12, 6)
+
+
+@pytest.fixture(scope="module")
+def sd15():
+    import tiny
+
+    return tiny.build("sd15")
+
+
+@pytest.fixture(scope="module")
+def sd2_v():
+    import tiny
+
+    return tiny.build("sd2_v")
+
+
+def prompts(model):
+    import tiny
+
+    return [tiny.conditioning(model, seed) for seed in (1, 2, 3)]  # empty, negative, caption
+
+
+def photo(size):
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.randn(1, 4, 3, 3, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic")
+    return smooth + 0.2 * torch.randn(1, 4, *size, generator=generator)
+
+
+def official_start(z, start):
+    if start == "inverted":
+        return z
+    permutation = torch.randperm(
+        z.shape[2] * z.shape[3], generator=torch.Generator().manual_seed(SEED)
+    )
+    return official.shuffle(z, permutation)
+
+
+def run_official(model, setting, steps, size, prediction="eps", mistakes=()):
+    """(chain in VP coordinates, final z)."""
+    unet = model.model.diffusion_model
+    empty, negative, caption = (c[0][0] for c in prompts(model))
+    cond_r = caption if setting.inverted_with_prompt else empty
+    common = {"prediction": prediction, "mistakes": mistakes}
+    chain = official.invert(unet, SD * photo(size), cond_r, steps, **common)
+    final = official.sample(
+        unet,
+        chain,
+        official_start(chain[-1], setting.start),
+        *(empty, negative, cond_r, caption),
+        steps,
+        setting.cfg,
+        t_align=setting.align,
+        t_early=setting.t_early,
+        editing_early_steps=setting.early,
+        **common,
+    )
+    return chain, final
+
+
+def run_pack(model, setting, steps, size, sample=graph.rival_sample):
+    empty, negative, caption = prompts(model)
+    inverted_with = (
+        {"positive": caption, "negative": empty}
+        if setting.inverted_with_prompt
+        else {"positive": empty}
+    )
+    chain, _ = graph.invert(model, {"samples": photo(size)}, steps=steps, **inverted_with)
+    patched = graph.patch(model, chain, **setting.gates())
+    samples = sample(
+        patched, chain, caption, negative, seed=SEED, cfg=setting.cfg, start=setting.start
+    )
+    return chain, SD * samples
+
+
+def assert_parity(model, setting, steps, size, prediction="eps"):
+    theirs, their_final = run_official(model, setting, steps, size, prediction)
+    ours, our_final = run_pack(model, setting, steps, size)
+    for sigma, x, z in zip(ours.sigmas.tolist(), ours.latents, theirs):
+        assert graph.relative(x[None] / math.sqrt(1 + sigma**2), z) < TOLERANCE
+    error = graph.relative(our_final, their_final)
+    print(f"relative error {error:.1e}")
+    assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [SQUARE, WIDE, TALL])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings(sd15, name, size):
+    assert_parity(sd15, SETTINGS[name], 10, size)
+
+
+@pytest.mark.parametrize("steps", [20, 30, 50])
+@pytest.mark.parametrize("name", ["variation", "prompt_inverted", "text_driven", "editing"])
+def test_steps(sd15, name, steps):
+    """30 does not divide 1000: the gates then follow the real timestep."""
+    assert_parity(sd15, SETTINGS[name], steps, SQUARE)
+
+
+@pytest.mark.parametrize("name", ["variation", "prompt_inverted"])
+def test_v_prediction(sd2_v, name):
+    assert_parity(sd2_v, SETTINGS[name], 10, SQUARE, "v")
+
+
+@pytest.mark.parametrize("name", ["variation", "prompt_inverted", "text_driven", "editing"])
+def test_core_sampler_on_the_patched_model(sd15, name):
+    """SamplerCustomAdvanced walks to the same latent, still at the terminal noise level."""
+    _, theirs = run_official(sd15, SETTINGS[name], 20, SQUARE)
+    chain, ours = run_pack(sd15, SETTINGS[name], 20, SQUARE, graph.core_sample)
+    assert graph.relative(ours / math.sqrt(1 + float(chain.sigmas[0]) ** 2), theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("mistake", sorted(official.MISTAKES))
+def test_every_deliberate_mistake_would_be_noticed(sd15, mistake):
+    """The right algorithm is a hundred tolerances away from each wrong one."""
+    setting = SETTINGS["prompt_inverted"]
+    _, wrong = run_official(sd15, setting, 10, SQUARE, mistakes={mistake})
+    _, ours = run_pack(sd15, setting, 10, SQUARE)
+    assert graph.relative(ours, wrong) > 100 * TOLERANCE
