@@ -1,0 +1,63 @@
+"""One process, one host: a ComfyUI on sys.path and the pack imported as `comfyui_rival`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+REPO = TESTS.parent
+
+sys.path.insert(0, str(REPO / "harness"))
+sys.path.insert(0, str(TESTS))
+
+import hosts  # noqa: E402
+import in_process  # noqa: E402
+
+
+def pytest_configure(config):
+    if _only_schedules(config):
+        return
+    found = hosts.find_hosts(clone=False)
+    config.rival_host = found[0] if found else None
+    if found:
+        import torch
+
+        torch.set_num_threads(1)
+        in_process.prepare_host(found[0].path)
+    in_process.register_pack()
+
+
+def pytest_report_header(config):
+    host = getattr(config, "rival_host", None)
+    return f"host: {host}" if host else None
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.rival_host is None:
+        skip = pytest.mark.skip(reason="no ComfyUI was found")
+        for item in items:
+            if item.get_closest_marker("host"):
+                item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if getattr(config, "rival_host", "scheduled elsewhere") is None:
+        terminalreporter.section("HOST TESTS NOT RUN: no ComfyUI was found", sep="!", bold=True)
+        terminalreporter.line("Set COMFYUI_PATH to one or more ComfyUI folders to run them.")
+    if problem := os.environ.get("RIVAL_TESTS_PROBLEM"):
+        terminalreporter.section(problem, sep="!", bold=True)
+
+
+@pytest.fixture(scope="session")
+def host(pytestconfig) -> hosts.Host:
+    """The ComfyUI this process runs on."""
+    return pytestconfig.rival_host
+
+
+def _only_schedules(config) -> bool:
+    """Under pytest-xdist the controlling process runs no test itself."""
+    return config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
