@@ -17,6 +17,7 @@ from ..rival_core.inversion import to_d
 from ..rival_core.normalization import statistics
 from . import host
 
+NODE = "RIVAL Patch Model"
 KEY = "rival"
 Layer = tuple[tuple[str, int], int]  # (block, depth in the block)
 
@@ -52,10 +53,13 @@ class Step:
         rows = tuple(exemplar_role(e.chain, role) for e in self.steering.readers)
         key = (layer, rows)
         if key not in self.merged:
-            parts = [
-                self.tokens[id(e.chain), row][layer] for e, row in zip(self.steering.readers, rows)
-            ]
-            self.merged[key] = join(parts)
+            held = [self.tokens[id(e.chain), row] for e, row in zip(self.steering.readers, rows)]
+            if not all(layer in tokens for tokens in held):
+                raise RivalError(
+                    f"{NODE}: the photo's own model call never reached the self-attention of block "
+                    f"{layer[0]}; remove the node that skips parts of the model."
+                )
+            self.merged[key] = join([tokens[layer] for tokens in held])
         return self.merged[key]
 
 
@@ -193,7 +197,7 @@ class Run:
             self.warned = True
             blocks = ", ".join(sorted(" ".join(map(str, key)) for key in replaces))
             logging.warning(
-                "RIVAL Patch Model: another node computes the self-attention of %s, so those "
+                NODE + ": another node computes the self-attention of %s, so those "
                 "blocks do not read the exemplar.",
                 blocks,
             )
@@ -230,7 +234,7 @@ def run_of(model_options: dict) -> Any:
     state = model_options.get("transformer_options", {}).get(KEY)
     if state is None:
         raise RivalError(
-            "RIVAL Patch Model: this sampler dropped the run's transformer options, so nothing "
+            f"{NODE}: this sampler dropped the run's transformer options, so nothing "
             "would be injected; use KSampler, SamplerCustomAdvanced or RIVAL KSampler."
         )
     return state

@@ -41,6 +41,9 @@ FAMILIES = {
     "KOALA_700M": 128**2,
     "KOALA_1B": 128**2,
 }
+# Wrappers that skip model calls by watching how much the latent changed. The exemplar's call is
+# of another latent: it must neither be skipped nor watched.
+STEP_SKIPPERS = {"easycache"}
 SCHEDULERS = comfy.samplers.SCHEDULER_NAMES
 SAMPLERS = comfy.samplers.SAMPLER_NAMES
 # Samplers that draw no noise can stop at the chain's terminal sigma; all others must reach 0.
@@ -246,6 +249,11 @@ def evaluate(
 ) -> list[Tensor]:
     """The denoised estimate of x [1, C, H, W] for each conditioning, rows batched by the host."""
     options = {k: v for k, v in model_options.items() if k != "context_handler"}
+    wrappers = {
+        kind: {key: found for key, found in keyed.items() if key not in STEP_SKIPPERS}
+        for kind, keyed in options["transformer_options"].get("wrappers", {}).items()
+    }
+    options["transformer_options"] = {**options["transformer_options"], "wrappers": wrappers}
     return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options)
 
 

@@ -1,0 +1,59 @@
+"""Beside core's EasyCache and LazyCache, which skip model calls by watching the latent."""
+
+from __future__ import annotations
+
+import graph
+import pytest
+import spies
+import torch
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def setup():
+    import tiny
+
+    model = tiny.build("sd15")
+    prompts = [tiny.conditioning(model, seed) for seed in (1, 2)]
+    chain, _ = graph.invert(model, tiny.latent(2, size=8), prompts[0], steps=12)
+    return model, chain, prompts
+
+
+def cached(model, node, threshold):
+    from comfy_extras import nodes_easycache
+
+    return getattr(nodes_easycache, node).execute(model, threshold, 0.1, 0.9, False).args[0]
+
+
+@pytest.mark.parametrize("order", ["cache first", "patch first"])
+@pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
+def test_the_exemplar_is_neither_skipped_nor_watched(setup, monkeypatch, node, order):
+    model, chain, prompts = setup
+
+    def run(threshold):
+        if order == "cache first":
+            patched = graph.patch(cached(model, node, threshold), chain)
+        else:
+            patched = cached(graph.patch(model, chain), node, threshold)
+        with spies.exemplar_calls(monkeypatch) as calls:
+            samples = graph.rival_sample(patched, chain, *prompts)
+        return samples, {sigma: denoised[0] for _, sigma, denoised in calls}
+
+    plain = graph.rival_sample(graph.patch(model, chain), chain, *prompts)
+    never, every = run(0.0)
+    assert graph.relative(never, plain) < 1e-5
+    skipping, some = run(0.6)
+    assert torch.isfinite(skipping).all() and not torch.equal(skipping, plain)
+    assert all(torch.equal(some[sigma], every[sigma]) for sigma in some)
+
+
+def test_a_skipped_exemplar_is_an_error_not_a_silence(setup):
+    """A pack that skips transformer blocks leaves nothing to read there, and the node says so."""
+    from comfyui_rival.nodes import alignment
+
+    _, chain, _ = setup
+    step = alignment.Step(1.0, alignment.steering([alignment.Exemplar(chain)], 500))
+    step.tokens[id(chain), "positive"] = {}
+    with pytest.raises(ValueError, match=r"^RIVAL Patch Model: .*\('input', 1\).*skips"):
+        step.read((("input", 1), 0), "positive")
