@@ -10,7 +10,7 @@ from ..rival_core.errors import RivalError
 from ..rival_core.schedule import check_sigmas, rival_sigmas
 from . import checks, host
 from .alignment import exemplars_of
-from .schema import RivalChain, advanced, named, output, schema
+from .schema import RivalChain, advanced, named, notify, output, schema
 
 NODE = "RIVAL Invert"
 SOLVERS = ["ddim"]
@@ -113,23 +113,14 @@ class RivalInvert(io.ComfyNode):
     ) -> io.NodeOutput:
         with named(NODE):
             card = host.model_card(model)
-            if exemplars_of(model):
-                raise RivalError(
-                    "this model already carries RIVAL Patch Model: connect the model from before "
-                    "the patch, since the exemplar is inverted by the plain model"
-                )
+            cls.refuse_patched(model)
             image = checks.latent_image(latent, host.latent_channels(model))
             positive, negative = cls.conditioning(model, image, positive, negative)
-            if checks.finite("cfg", cfg) != 1.0 and negative is None:
-                raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
+            cls.check_guidance(cfg, negative)
             falling = cls.sigmas(model, steps, schedule, sigmas)
+            notices = notify(NODE, cls.notices(card.family, latent, image))
             latents, end = host.invert(model, image, positive, negative, cfg, falling)
-            if not torch.isfinite(latents).all():
-                raise RivalError(
-                    "the inversion ran into NaN or infinity: run the model in float32 "
-                    "(--force-fp32) or use another schedule"
-                )
-        rows = 1 if cfg == 1.0 else 2
+            cls.refuse_nan(latents)
         chain = Chain(
             sigmas=falling.flip(0),
             latents=latents,
@@ -139,11 +130,31 @@ class RivalInvert(io.ComfyNode):
             negative=negative,
             solver=solver,
             schedule="sigmas" if sigmas is not None else schedule,
-            evaluations=chain_cost(falling, rows),
+            evaluations=(len(falling) - 1) * (1 if cfg == 1.0 else 2),
         )
         text = f"{chain.steps} steps, {chain.evaluations} model evaluations, sigma {chain.top:.4g}"
-        notices = cls.notices(card.family, latent, image)
-        return output(NODE, chain, {"samples": end}, notices=notices, text=text)
+        return output(chain, {"samples": end}, text=[*notices, text])
+
+    @classmethod
+    def refuse_patched(cls, model) -> None:
+        if exemplars_of(model):
+            raise RivalError(
+                "this model already carries RIVAL Patch Model: connect the model from before the "
+                "patch, since the exemplar is inverted by the plain model"
+            )
+
+    @classmethod
+    def check_guidance(cls, cfg, negative) -> None:
+        if checks.finite("cfg", cfg) != 1.0 and negative is None:
+            raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
+
+    @classmethod
+    def refuse_nan(cls, latents) -> None:
+        if not torch.isfinite(latents).all():
+            raise RivalError(
+                "the inversion ran into NaN or infinity: run the model in float32 (--force-fp32) "
+                "or use another schedule"
+            )
 
     @classmethod
     def conditioning(cls, model, image, positive, negative):
@@ -181,7 +192,3 @@ class RivalInvert(io.ComfyNode):
         if "noise_mask" in latent:
             notices.append("the latent's noise_mask is not used: the whole image is inverted")
         return notices
-
-
-def chain_cost(sigmas: torch.Tensor, rows: int) -> int:
-    return (len(sigmas) - 1) * rows

@@ -9,7 +9,7 @@ from ..rival_core.errors import RivalError
 from ..rival_core.gates import Gates
 from . import checks, host
 from .alignment import align
-from .schema import RivalChain, named, output, schema
+from .schema import RivalChain, named, schema
 
 NODE = "RIVAL Patch Model"
 
@@ -104,4 +104,4 @@ class RivalPatchModel(io.ComfyNode):
             if not 0.0 <= strength <= 1.0:
                 raise RivalError(f"strength is {strength}: give 0 to 1")
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
-            return output(NODE, align(model, Exemplar(chain, gates, strength)))
+            return io.NodeOutput(align(model, Exemplar(chain, gates, strength)))

@@ -10,7 +10,7 @@ from ..rival_core.errors import RivalError
 from ..rival_core.noise import STARTS, start_latents
 from . import checks, host
 from .alignment import exemplars_of
-from .schema import RivalChain, named, output, schema
+from .schema import RivalChain, named, notify, output, schema
 
 NODE = "RIVAL KSampler"
 START_TOOLTIP = (
@@ -141,6 +141,7 @@ class RivalKSampler(io.ComfyNode):
                 )
             size, draws = target(latent, chain, batch_size)
             noise = start_noise(chain, seed, start, size, draws)
+        notices = notify(NODE, cls.notices(model, chain))
         sigmas = chain.falling_sigmas(end_at_zero=sampler_name not in host.NOISELESS)
         scale = chain.scaling.level(float(sigmas[-1]))
         samples = host.sample(
@@ -149,7 +150,7 @@ class RivalKSampler(io.ComfyNode):
         result = {"samples": samples}
         if latent is not None and "batch_index" in latent:
             result["batch_index"] = draws
-        return output(NODE, result, notices=cls.notices(model, chain))
+        return output(result, text=notices)
 
     @classmethod
     def notices(cls, model, chain) -> list[str]:

@@ -38,9 +38,13 @@ def named(node: str) -> Iterator[None]:
         raise RivalError(f"{node}: {error}.") from error
 
 
-def output(node: str, *values, notices: list[str] = (), text: str = "") -> io.NodeOutput:
-    """A node's outputs, with its notices both logged and shown on the node."""
+def notify(node: str, notices: list[str]) -> list[str]:
+    """Logs notices that are not errors; give them to `output` to show them on the node, too."""
     for notice in notices:
         logging.warning("%s: %s", node, notice)
-    shown = "\n".join([*notices, *([text] if text else [])])
-    return io.NodeOutput(*values, ui=ui.PreviewText(shown) if shown else None)
+    return notices
+
+
+def output(*values, text: list[str] = ()) -> io.NodeOutput:
+    """A node's outputs, and lines of text shown on the node and in the history."""
+    return io.NodeOutput(*values, ui=ui.PreviewText("\n".join(text)) if text else None)
