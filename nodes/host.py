@@ -204,6 +204,14 @@ def sample(
     )
 
 
+def show_on_node(node_id: str, text: str) -> None:
+    """Text under the node's widgets, for whoever watches; the history keeps what `ui` says."""
+    from server import PromptServer  # only a running server has one
+
+    if getattr(PromptServer, "instance", None) is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
 # --- what a patched MODEL needs during a run -----------------------------------------------------
 
 

@@ -94,6 +94,7 @@ class RivalInvert(io.ComfyNode):
                     "schedule.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 RivalChain.Output(
                     display_name="chain",
@@ -133,7 +134,7 @@ class RivalInvert(io.ComfyNode):
             evaluations=(len(falling) - 1) * (1 if cfg == 1.0 else 2),
         )
         text = f"{chain.steps} steps, {chain.evaluations} model evaluations, sigma {chain.top:.4g}"
-        return output(chain, {"samples": end}, text=[*notices, text])
+        return output(cls, chain, {"samples": end}, text=[*notices, text])
 
     @classmethod
     def refuse_patched(cls, model) -> None:

@@ -114,6 +114,7 @@ class RivalKSampler(io.ComfyNode):
                     "aspect than the photo's.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The variations.")],
         )
 
@@ -150,7 +151,7 @@ class RivalKSampler(io.ComfyNode):
         result = {"samples": samples}
         if latent is not None and "batch_index" in latent:
             result["batch_index"] = draws
-        return output(result, text=notices)
+        return output(cls, result, text=notices)
 
     @classmethod
     def notices(cls, model, chain) -> list[str]:

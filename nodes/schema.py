@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from comfy_api.latest import io, ui
 
 from ..rival_core.errors import RivalError
+from . import host
 
 RivalChain = io.Custom("RIVAL_CHAIN")
 CATEGORY = "RIVAL"
@@ -45,6 +46,11 @@ def notify(node: str, notices: list[str]) -> list[str]:
     return notices
 
 
-def output(*values, text: list[str] = ()) -> io.NodeOutput:
-    """A node's outputs, and lines of text shown on the node and in the history."""
-    return io.NodeOutput(*values, ui=ui.PreviewText("\n".join(text)) if text else None)
+def output(node: type[io.ComfyNode], *values, text: list[str] = ()) -> io.NodeOutput:
+    """A node's outputs, and lines of text shown on the node and kept in the history."""
+    if not text:
+        return io.NodeOutput(*values)
+    lines = "\n".join(text)
+    if node.hidden is not None and node.hidden.unique_id is not None:
+        host.show_on_node(node.hidden.unique_id, lines)
+    return io.NodeOutput(*values, ui=ui.PreviewText(lines))
