@@ -86,7 +86,8 @@ def load(checkpoint: str | None):
     base = config.get_model({}, "", device=device)
     for weight in base.diffusion_model.parameters():
         torch.nn.init.normal_(weight, std=0.02)
-    return comfy.model_patcher.ModelPatcher(base, device, comfy.model_management.unet_offload_device())
+    offload = comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(base, device, offload)
 
 
 SD15_UNET = {

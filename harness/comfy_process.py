@@ -155,14 +155,18 @@ class Client:
         return outcome
 
     def history(self, prompt_id: str) -> dict:
-        return self._get_json(f"/history/{prompt_id}")
+        return self.get_json(f"/history/{prompt_id}")
 
     def object_info(self, node: str = "") -> dict:
-        return self._get_json(f"/object_info/{node}" if node else "/object_info")
+        return self.get_json(f"/object_info/{node}" if node else "/object_info")
+
+    def get_json(self, path: str) -> dict:
+        """What the server answers to a GET of this path."""
+        return json.loads(self.get(path))
 
     def view(self, image: dict) -> bytes:
         """The file behind one entry of a node's `images`."""
-        return self._get("/view?" + urllib.parse.urlencode(image))
+        return self.get("/view?" + urllib.parse.urlencode(image))
 
     def interrupt(self) -> None:
         self._post("/interrupt", {})
@@ -176,7 +180,7 @@ class Client:
                      f'\r\n\r\ntrue\r\n--{boundary}--\r\n')
         body = head.encode() + path.read_bytes() + overwrite.encode()
         kind = f"multipart/form-data; boundary={boundary}"
-        return json.loads(self._get("/upload/image", body, kind))["name"]
+        return json.loads(self.get("/upload/image", body, kind))["name"]
 
     def listen(self) -> None:
         """Collect the server's events in a thread; returns once the connection stands."""
@@ -197,17 +201,14 @@ class Client:
                 elif message.type == aiohttp.WSMsgType.BINARY:
                     self._events.put(message.data)
 
-    def _get(self, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
+    def get(self, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
         request = urllib.request.Request(f"http://{self.address}{path}", body,
                                          {"Content-Type": kind} if body is not None else {})
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.read()
 
-    def _get_json(self, path: str) -> dict:
-        return json.loads(self._get(path))
-
     def _post(self, path: str, data: dict) -> dict:
-        return json.loads(self._get(path, json.dumps(data).encode()) or b"{}")
+        return json.loads(self.get(path, json.dumps(data).encode()) or b"{}")
 
 
 def _is_last(event: dict, prompt_id: str, outcome: Outcome, on_progress: Callable | None) -> bool:

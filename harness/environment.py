@@ -28,6 +28,9 @@ TEST_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "ruff")
 
 FRONTEND = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
 
+# Hosts before 0.4 import it and count on another package to bring it along, which none does now.
+UNDECLARED = {"requests"}
+
 _TORCH_FAMILY = {"torch", "torchvision", "torchaudio"}
 
 
@@ -37,7 +40,8 @@ class SetupError(RuntimeError):
 
 def ensure(extra: Iterable[str] = (), hosts: Iterable = ()) -> Path:
     """Make or complete the venv for these hosts and extra requirements; return its Python."""
-    asked = {TORCH, TORCHVISION, TORCHAUDIO, *CORE_NEEDS, *host_requirements(hosts), *extra}
+    asked = {TORCH, TORCHVISION, TORCHAUDIO, *CORE_NEEDS, *UNDECLARED, *extra}
+    asked |= host_requirements(hosts)
     python = venv_python()
     done = _read_stamp() if python.exists() else None
     if done is not None and asked <= done:
@@ -55,7 +59,8 @@ def capable_interpreter(extra: Iterable[str] = (), hosts: Iterable = ()) -> Path
     Only presence counts, not versions: an artist's own ComfyUI environment is what their
     ComfyUI runs with, so it is good enough for us.
     """
-    names = {requirement_name(r) for r in (*host_requirements(hosts), *extra)} | _TORCH_FAMILY
+    names = {requirement_name(r) for r in (*host_requirements(hosts), *UNDECLARED, *extra)}
+    names |= _TORCH_FAMILY
     return Path(sys.executable) if all(map(_is_installed, names)) else None
 
 

@@ -28,8 +28,18 @@ def cached(python: Path, host, family: str = "sd15", seed: int = 0) -> Path:
         return path
     CACHE.mkdir(exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    command = [str(python), str(GENERATOR), "--host", str(host.path), "--family", family,
-               "--out", str(partial), "--seed", str(seed)]
+    command = [
+        str(python),
+        str(GENERATOR),
+        "--host",
+        str(host.path),
+        "--family",
+        family,
+        "--out",
+        str(partial),
+        "--seed",
+        str(seed),
+    ]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode != 0:

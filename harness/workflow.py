@@ -90,15 +90,21 @@ def widget_values(node: dict, inputs: list[Input]) -> tuple[dict[str, Any], list
 def problems(workflow: dict, info: dict) -> list[str]:
     """What in a workflow does not fit the registered nodes, one line each; empty if all fits."""
     links = _links(workflow)
-    found = [f"link {link[0]} comes from or goes to a node that is not there"
-             for link in links.values() if not {link[1], link[3]} <= set(_nodes(workflow))]
+    found = [
+        f"link {link[0]} comes from or goes to a node that is not there"
+        for link in links.values()
+        if not {link[1], link[3]} <= set(_nodes(workflow))
+    ]
     for node in _working(workflow):
         if node["type"] not in info:
             found.append(f"{_name(node)}: there is no such node")
         else:
             inputs = inputs_of(info[node["type"]])
-            lines = [*_widget_problems(node, inputs), *_socket_problems(node, inputs, links),
-                     *_output_problems(node, info[node["type"]], links)]
+            lines = [
+                *_widget_problems(node, inputs),
+                *_socket_problems(node, inputs, links),
+                *_output_problems(node, info[node["type"]], links),
+            ]
             found += [f"{_name(node)}: {line}" for line in lines]
     return found
 
@@ -201,8 +207,11 @@ def _nodes(workflow: dict) -> dict[int, dict]:
 
 def _working(workflow: dict) -> list[dict]:
     """The nodes that a prompt has."""
-    return [node for node in workflow["nodes"]
-            if node["type"] not in NOTES | {REROUTE} and node.get("mode", ALWAYS) == ALWAYS]
+    return [
+        node
+        for node in workflow["nodes"]
+        if node["type"] not in NOTES | {REROUTE} and node.get("mode", ALWAYS) == ALWAYS
+    ]
 
 
 def _linked(node: dict) -> dict[str, int]:

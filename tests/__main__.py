@@ -16,8 +16,8 @@ TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
 sys.path.insert(0, str(REPO / "harness"))
 
-import environment  # noqa: E402
-import hosts  # noqa: E402
+import environment
+import hosts
 
 
 def main(arguments: list[str]) -> int:

@@ -14,8 +14,10 @@ REPO = TESTS.parent
 sys.path.insert(0, str(REPO / "harness"))
 sys.path.insert(0, str(TESTS))
 
-import hosts  # noqa: E402
-import in_process  # noqa: E402
+import hosts
+import in_process
+
+pytest_plugins = ["serving"]
 
 
 def pytest_configure(config):

@@ -111,7 +111,7 @@ def test_tokens_live_for_one_sigma_at_a_time(setup, monkeypatch):
 
     def watched(self, step, *args):
         original(self, step, *args)
-        held.append((self.step is step, {key for key in step.tokens}))
+        held.append((self.step is step, set(step.tokens)))
 
     monkeypatch.setattr(alignment.Run, "run_exemplar", watched)
     graph.rival_sample(

@@ -1,0 +1,73 @@
+"""Sets the variation workflow's prompt up for the demo. Pure functions on API-format prompts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import workflow
+from errors import DemoError
+
+PHOTO_NAME = "exemplar.png"
+RECONSTRUCTION = "reconstruction"  # added to the workflow's own nodes, under this and such ids
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt ready to queue, and the ids of the nodes that matter."""
+
+    prompt: dict
+    invert: str
+    sample: str
+    reconstruct: str
+    variations: str  # the node that saves them
+    reconstruction: str
+
+
+def job(prompt: dict, options, checkpoint: str) -> Job:
+    """The variation workflow with the options filled in, and a branch that replays the chain."""
+    prompt = copy.deepcopy(prompt)
+    sample, invert = only(prompt, "RivalKSampler"), only(prompt, "RivalInvert")
+    sampler = prompt[sample]["inputs"]
+    prompt[sampler["positive"][0]]["inputs"]["text"] = options.prompt
+    sampler.update(seed=options.seed, batch_size=options.variations)
+    prompt[invert]["inputs"]["steps"] = options.steps
+    prompt[only(prompt, "CheckpointLoaderSimple")]["inputs"]["ckpt_name"] = checkpoint
+    prompt[only(prompt, "LoadImage")]["inputs"]["image"] = PHOTO_NAME
+    prompt[only(prompt, "ImageScaleToTotalPixels")]["inputs"]["megapixels"] = options.megapixels
+    save = only(prompt, "SaveImage")
+    prompt |= reconstruction(prompt, sample, invert)
+    return Job(prompt, invert, sample, RECONSTRUCTION, save, f"{RECONSTRUCTION}-image")
+
+
+def reconstruction(prompt: dict, sample: str, invert: str) -> dict:
+    """Nodes that walk the chain back, with the plain model and the exemplar's own prompt."""
+    inverted = prompt[invert]["inputs"]
+    replay = {
+        **prompt[sample]["inputs"],
+        "model": inverted["model"],
+        "positive": inverted["positive"],
+        "negative": inverted["positive"],
+        "cfg": 1.0,
+        "start": "inverted",
+        "batch_size": 1,
+    }
+    decoder = prompt[only(prompt, "VAEDecode")]["inputs"]
+    pixels = f"{RECONSTRUCTION}-pixels"
+    image = {"images": [pixels, 0], "filename_prefix": f"rival/{RECONSTRUCTION}"}
+    return {
+        RECONSTRUCTION: {"class_type": "RivalKSampler", "inputs": replay},
+        pixels: {
+            "class_type": "VAEDecode",
+            "inputs": {**decoder, "samples": [RECONSTRUCTION, 0]},
+        },
+        f"{RECONSTRUCTION}-image": {"class_type": "SaveImage", "inputs": image},
+    }
+
+
+def only(prompt: dict, class_type: str) -> str:
+    """The id of the one node of a type."""
+    found = workflow.find(prompt, class_type)
+    if len(found) != 1:
+        raise DemoError(f"the variation workflow has {len(found)} {class_type} nodes, not one")
+    return found[0]
