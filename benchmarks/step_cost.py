@@ -47,8 +47,9 @@ def main() -> int:
     print(f"{found[0]}, {name_of(model)}, {options.size} px, {options.rounds} rounds of medians")
     print(f"{'N':>3} {'phase':>8} {'plain s':>9} {'RIVAL s':>9} {'official s':>11}", end="")
     print(f" {'RIVAL/plain':>12} {'official/plain':>15}")
+    seconds = measure(model, options.variations, options.size // 8, options.rounds)
     for n in options.variations:
-        report(n, measure(model, n, options.size // 8, options.rounds))
+        report(n, seconds)
     return 0
 
 
@@ -125,29 +126,26 @@ def prompt_for(model):
     return [[torch.randn(1, 77, width), {"pooled_output": torch.randn(1, 1280)}]]
 
 
-def measure(model, n: int, side: int, rounds: int) -> dict[str, float]:
-    """Median seconds of each kind of step, all kinds in turn, `rounds` times."""
+def measure(model, variations: list[int], side: int, rounds: int) -> dict[tuple, float]:
+    """Median seconds of each (kind of step, batch size), all kinds in turn, `rounds` times."""
     import torch
     from comfyui_rival.nodes.alignment import align
     from comfyui_rival.rival_core.alignment import Exemplar
     from comfyui_rival.rival_core.gates import Gates
 
-    chain = random_chain(model, side)
-    prompt = prompt_for(model)
-    models = {"plain": model}
+    chain, prompt = random_chain(model, side), prompt_for(model)
+    kinds = {("plain", n): model for n in variations}
     for phase, gates in GATES.items():
-        models[f"RIVAL {phase}"] = align(model, Exemplar(chain, Gates(**gates)))
-    times: dict[str, list[float]] = {name: [] for name in models}
-    times |= {f"official {phase}": [] for phase in GATES}
+        patched = align(model, Exemplar(chain, Gates(**gates)))
+        kinds |= {(phase, n): patched for n in variations}
+        kinds["official", phase] = align_officially(model, phase)
+    times: dict[tuple, list[float]] = {kind: [] for kind in kinds}
     with torch.inference_mode():
         for _ in range(rounds):
-            for name, patched in models.items():
-                times[name] += step_times(patched, n, chain, prompt)
-            for phase in GATES:
-                official = align_officially(model, phase)
-                single = step_times(official, 2, chain, prompt)  # cfg makes 2 x 2 rows
-                times[f"official {phase}"] += [n * seconds for seconds in single]
-    return {name: statistics.median(found) for name, found in times.items()}
+            for kind, patched in kinds.items():
+                batch = 2 if kind[0] == "official" else kind[1]  # guidance makes it 2 x 2 rows
+                times[kind] += step_times(patched, batch, chain, prompt)
+    return {kind: statistics.median(found) for kind, found in times.items()}
 
 
 def random_chain(model, side: int):
@@ -199,9 +197,9 @@ def step_times(model, batch: int, chain, prompt) -> list[float]:
     return [after - before for before, after in zip(marks, marks[1:])]
 
 
-def report(n: int, seconds: dict[str, float]) -> None:
-    plain = seconds["plain"]
-    rows = [(phase, seconds[f"RIVAL {phase}"], seconds[f"official {phase}"]) for phase in GATES]
+def report(n: int, seconds: dict[tuple, float]) -> None:
+    plain = seconds["plain", n]
+    rows = [(phase, seconds[phase, n], n * seconds["official", phase]) for phase in GATES]
     shares = [REPLACE_STEPS / 50, CONCAT_STEPS / 50]
     schedule = [sum(s * row[i] for s, row in zip(shares, rows)) for i in (1, 2)]
     for phase, ours, theirs in [*rows, ("schedule", *schedule)]:
