@@ -9,17 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.alignment import Exemplar, Steering, normalize, steering
-from ..rival_core.attention import Tokens, blended_attention, join, lengthen
-from ..rival_core.chain import Chain
+from ..rival_core.alignment import Exemplar, Layer, Step, steering
+from ..rival_core.attention import Tokens, blended_attention, lengthen
 from ..rival_core.errors import RivalError
-from ..rival_core.inversion import to_d
-from ..rival_core.normalization import statistics
 from . import host
+from .schema import named
 
 NODE = "RIVAL Patch Model"
 KEY = "rival"
-Layer = tuple[tuple[str, int], int]  # (block, depth in the block)
 
 
 class Recorder:
@@ -38,31 +35,6 @@ class Recorder:
         return n, context, value
 
 
-class Step:
-    """What the exemplars were at one sigma: their predicted noise, and the tokens to be read."""
-
-    def __init__(self, sigma: float, steering: Steering):
-        self.sigma = sigma
-        self.steering = steering
-        self.eps: dict[int, Tensor] = {}
-        self.tokens: dict[tuple[int, str], dict[Layer, Tokens]] = {}
-        self.merged: dict[tuple[Layer, tuple[str, ...]], Tokens] = {}
-
-    def read(self, layer: Layer, role: str) -> Tokens:
-        """All readers' tokens for rows of this role, side by side; the same object each time."""
-        rows = tuple(exemplar_role(e.chain, role) for e in self.steering.readers)
-        key = (layer, rows)
-        if key not in self.merged:
-            held = [self.tokens[id(e.chain), row] for e, row in zip(self.steering.readers, rows)]
-            if not all(layer in tokens for tokens in held):
-                raise RivalError(
-                    f"{NODE}: the photo's own model call never reached the self-attention of block "
-                    f"{layer[0]}; remove the node that skips parts of the model."
-                )
-            self.merged[key] = join([tokens[layer] for tokens in held])
-        return self.merged[key]
-
-
 class Injection:
     """An attn1 patch for the generated rows, and the attn1 replaces of a fractional strength."""
 
@@ -78,9 +50,9 @@ class Injection:
         layer = (extra_options["block"], extra_options["block_index"])
         if self.is_taken(layer):
             return n, context, value
-        chunks = [
-            self.step.read(layer, self.roles.get(row, "positive")) for row in extra_options["uuids"]
-        ]
+        roles = [self.roles.get(row, "positive") for row in extra_options["uuids"]]
+        with named(NODE):
+            chunks = [self.step.read(layer, role) for role in roles]
         own_is_one = value is context
         if len(n) != len(context):
             # HyperTile cut the queries into tiles; ComfyUI then reads keys in that many chunks.
@@ -156,15 +128,8 @@ class Run:
 
     def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
         """Runs, in one batch a chain, the exemplar rows that this step needs and has not run."""
-        for chain in step.steering.chains:
-            reads = any(e.chain is chain for e in step.steering.readers)
-            rows = {exemplar_role(chain, role) for role in present} if reads else set()
-            if any(e.chain is chain for e in step.steering.normalizers):
-                rows.add("positive")
-            done = {row for key, row in step.tokens if key == id(chain)}
-            missing = sorted(rows - done, reverse=True)  # positive first
-            if missing:
-                self.run_exemplar(step, chain, missing, reads, model, x, sigma, model_options)
+        for chain, rows, reads in step.due(present):
+            self.run_exemplar(step, chain, rows, reads, model, x, sigma, model_options)
 
     def run_exemplar(self, step, chain, rows, reads, model, x, sigma, model_options) -> None:
         x_ex = chain.at(step.sigma).to(x)
@@ -176,21 +141,14 @@ class Run:
         recorder = Recorder({cond[0]["uuid"]: row for cond, row in zip(conds, rows)})
         options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})
         denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)
-        if "positive" in rows:
-            step.eps[id(chain)] = to_d(x_ex, step.sigma, denoised[rows.index("positive")])
-        for row in rows:
-            step.tokens[id(chain), row] = recorder.tokens[row]
+        step.keep(chain, x_ex, dict(zip(rows, denoised)), recorder.tokens)
 
     def normalize(self, x: Tensor, denoised: Tensor, sigma: Tensor, model_options: dict) -> Tensor:
         """The guided prediction with the exemplars' noise statistics, where the gates say so."""
         step = self.at(float(sigma[0]))
-        normalizers = step.steering.normalizers
-        if not normalizers:
-            return denoised
-        self.run_exemplars(step, self.guider.inner_model, set(), x, sigma, model_options)
-        parts = [statistics(step.eps[id(e.chain)]) for e in normalizers]
-        eps = normalize(to_d(x, step.sigma, denoised), parts, [e.strength for e in normalizers])
-        return x - step.sigma * eps
+        if step.steering.normalizers:
+            self.run_exemplars(step, self.guider.inner_model, set(), x, sigma, model_options)
+        return step.normalize(x, denoised)
 
     def warn_of(self, replaces: dict) -> None:
         if replaces and not self.warned:
@@ -238,11 +196,6 @@ def run_of(model_options: dict) -> Any:
             "would be injected; use KSampler, SamplerCustomAdvanced or RIVAL KSampler."
         )
     return state
-
-
-def exemplar_role(chain: Chain, role: str) -> str:
-    """Which exemplar row the generated rows of a role read."""
-    return role if chain.negative is not None else "positive"
 
 
 def exemplars_of(model) -> tuple[Exemplar, ...]:

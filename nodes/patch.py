@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rival_core.alignment import Exemplar
-from ..rival_core.errors import RivalError
 from ..rival_core.gates import Gates
 from . import checks, host
 from .alignment import align
@@ -101,7 +100,5 @@ class RivalPatchModel(io.ComfyNode):
     ) -> io.NodeOutput:
         with named(NODE):
             checks.same_model(chain, host.model_card(model))
-            if not 0.0 <= strength <= 1.0:
-                raise RivalError(f"strength is {strength}: give 0 to 1")
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
             return io.NodeOutput(align(model, Exemplar(chain, gates, strength)))

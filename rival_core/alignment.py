@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .attention import Tokens, join
 from .chain import Chain
+from .errors import RivalError
 from .gates import Attention, Gates
-from .normalization import Statistics, adain, average
+from .inversion import to_d
+from .normalization import Statistics, adain, average, statistics
+
+Layer = tuple[tuple[str, int], int]  # (block, depth in the block), as the host names them
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +25,10 @@ class Exemplar:
     chain: Chain
     gates: Gates = field(default_factory=Gates)
     strength: float = 1.0
+
+    def __post_init__(self):
+        if not 0.0 <= self.strength <= 1.0:
+            raise RivalError(f"strength is {self.strength}: give 0 to 1")
 
     def __deepcopy__(self, memo) -> Exemplar:
         return self
@@ -62,3 +71,69 @@ def normalize(eps: Tensor, parts: Sequence[Statistics], strengths: Sequence[floa
     aligned = adain(eps, average(parts, strengths))
     strength = max(strengths)
     return aligned if strength >= 1 else torch.lerp(eps, aligned, strength)
+
+
+def exemplar_role(chain: Chain, role: str) -> str:
+    """Which exemplar row the generated rows of a role read."""
+    return role if chain.negative is not None else "positive"
+
+
+class Step:
+    """What the exemplars were at one sigma: their predicted noise, and the tokens to be read."""
+
+    def __init__(self, sigma: float, steering: Steering):
+        self.sigma = sigma
+        self.steering = steering
+        self.eps: dict[int, Tensor] = {}
+        self.tokens: dict[tuple[int, str], Mapping[Layer, Tokens]] = {}
+        self.merged: dict[tuple[Layer, tuple[str, ...]], Tokens] = {}
+
+    def due(self, roles: Iterable[str]) -> Iterator[tuple[Chain, list[str], bool]]:
+        """What must run before generated rows of these roles: (chain, its rows, are they read).
+
+        A chain's rows fit in one model call, the positive first; rows that have run are left out.
+        """
+        for chain in self.steering.chains:
+            reads = any(e.chain is chain for e in self.steering.readers)
+            rows = {exemplar_role(chain, role) for role in roles} if reads else set()
+            if any(e.chain is chain for e in self.steering.normalizers):
+                rows.add("positive")
+            missing = sorted((r for r in rows if (id(chain), r) not in self.tokens), reverse=True)
+            if missing:
+                yield chain, missing, reads
+
+    def keep(
+        self,
+        chain: Chain,
+        x: Tensor,
+        denoised: Mapping[str, Tensor],
+        tokens: Mapping[str, Mapping[Layer, Tokens]],
+    ) -> None:
+        """What a chain's exemplar x gave, for each row that ran."""
+        if "positive" in denoised:
+            self.eps[id(chain)] = to_d(x, self.sigma, denoised["positive"])
+        for row in denoised:
+            self.tokens[id(chain), row] = tokens[row]
+
+    def read(self, layer: Layer, role: str) -> Tokens:
+        """All readers' tokens for rows of this role, side by side; the same object each time."""
+        rows = tuple(exemplar_role(e.chain, role) for e in self.steering.readers)
+        key = (layer, rows)
+        if key not in self.merged:
+            held = [self.tokens[id(e.chain), row] for e, row in zip(self.steering.readers, rows)]
+            if not all(layer in tokens for tokens in held):
+                raise RivalError(
+                    "the photo's own model call never reached the self-attention of block "
+                    f"{layer[0]}: remove what skips parts of the model"
+                )
+            self.merged[key] = join([tokens[layer] for tokens in held])
+        return self.merged[key]
+
+    def normalize(self, x: Tensor, denoised: Tensor) -> Tensor:
+        """The guided prediction with the exemplars' noise statistics, where the gates say so."""
+        normalizers = self.steering.normalizers
+        if not normalizers:
+            return denoised
+        parts = [statistics(self.eps[id(e.chain)]) for e in normalizers]
+        eps = normalize(to_d(x, self.sigma, denoised), parts, [e.strength for e in normalizers])
+        return x - self.sigma * eps

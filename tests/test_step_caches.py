@@ -55,5 +55,7 @@ def test_a_skipped_exemplar_is_an_error_not_a_silence(setup):
     _, chain, _ = setup
     step = alignment.Step(1.0, alignment.steering([alignment.Exemplar(chain)], 500))
     step.tokens[id(chain), "positive"] = {}
+    own = torch.zeros(1, 4, 8)
+    layer = {"block": ("input", 1), "block_index": 0, "uuids": ["a generated row"]}
     with pytest.raises(ValueError, match=r"^RIVAL Patch Model: .*\('input', 1\).*skips"):
-        step.read((("input", 1), 0), "positive")
+        alignment.Injection(step, {}, ())(own, own, own, layer)
