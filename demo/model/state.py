@@ -1,0 +1,72 @@
+"""What training keeps between runs: weights, their running average, optimizer and step."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Training:
+    """A model in training, its optimizer and the exponential average of its weights.
+
+    Nothing random is kept: a step draws from a generator seeded with the number of samples before
+    it, so a run that was cut anywhere continues exactly as if it had not been.
+    """
+
+    def __init__(self, name: str, model: nn.Module, folder: Path, rate: float, warmup: int,
+                 device: torch.device, decay: float = 0.9995):
+        self.name, self.device = name, device
+        self.path = folder / f"{name}.pt"
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.rate, self.warmup, self.decay = rate, warmup, decay
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99),
+                                           weight_decay=0.01, fused=True)
+        self.average = {name: tensor.detach().clone()
+                        for name, tensor in model.state_dict().items()}
+        self.step = 0
+        self.samples = 0
+        self.seconds = 0.0
+        if self.path.exists():
+            self._load()
+
+    def update(self, loss: torch.Tensor, samples: int) -> None:
+        """One step of the optimizer and of the running average."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * min(1.0, (self.step + 1) / self.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.samples += samples
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        current = self.model.state_dict()
+        with torch.no_grad():
+            torch._foreach_lerp_([self.average[name] for name in current],
+                                 list(current.values()), 1 - decay)
+
+    def save(self) -> None:
+        """Write everything to a file of its own, then move that into place whole."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        torch.save({"model": self.model.state_dict(), "average": self.average,
+                    "optimizer": self.optimizer.state_dict(), "step": self.step,
+                    "samples": self.samples, "seconds": self.seconds}, partial)
+        os.replace(partial, self.path)
+
+    def averaged(self) -> nn.Module:
+        """A copy of the model with the running average for weights."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.average)
+        return model.eval().requires_grad_(False)
+
+    def _load(self) -> None:
+        saved = torch.load(self.path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.average = saved["average"]
+        self.step, self.samples, self.seconds = saved["step"], saved["samples"], saved["seconds"]

@@ -1,0 +1,132 @@
+"""Trains the demo model: the autoencoder first, then the UNet on its latents.
+
+    python demo/model/train.py --minutes 20                  # goes on from where it was cut
+    python demo/model/train.py --minutes 10 --device cuda --batch 256
+
+Everything it needs to go on lies in `.cache/training`; every run ends by writing the weights
+and a few samples there. Needs the host's requirements, so run it with their Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from autoencoder import Autoencoder, start_as_mosaic
+from diffusion import noise_loss
+from images import ImageBatches, autoencoder_loss
+from state import Training
+
+REPO = Path(__file__).resolve().parents[2]
+FOLDER = REPO / ".cache" / "training"
+REPORT_EVERY = 20.0  # seconds
+SAVE_EVERY = 120.0
+
+
+def autoencoder_training(folder: Path, device: torch.device) -> Training:
+    torch.manual_seed(0)
+    model = Autoencoder()
+    start_as_mosaic(model)
+    return Training("autoencoder", model, folder, rate=5e-4, warmup=50, device=device)
+
+
+def unet_training(folder: Path, device: torch.device, **changes) -> Training:
+    from unet import make_unet
+
+    torch.manual_seed(0)
+    return Training("unet", make_unet(**changes), folder, rate=4e-4, warmup=100, device=device)
+
+
+def train_autoencoder(training: Training, batch: int, wanted: int, deadline: float,
+                      decoder_only: bool = False) -> None:
+    """Up to this many crops in all, or up to the deadline.
+
+    The averaged encoder's latents are what a UNet learns from: once there is one, that encoder
+    stays as it is.
+    """
+    if decoder_only:
+        training.model.load_state_dict(training.average)
+    batches = ImageBatches(training.device)
+
+    def loss() -> torch.Tensor:
+        images, generator = batches.at(training.samples, batch)
+        return autoencoder_loss(training.model, images, generator, decoder_only)
+
+    _run(training, loss, batch, wanted, deadline)
+
+
+def train_unet(training: Training, autoencoder: Autoencoder, captions, batch: int, wanted: int,
+               deadline: float) -> None:
+    """Up to this many scenes in all, or up to the deadline."""
+    from latents import LatentBatches
+
+    batches = LatentBatches(captions, autoencoder, training.device)
+
+    def loss() -> torch.Tensor:
+        return noise_loss(training.model, *batches.at(training.samples, batch))
+
+    _run(training, loss, batch, wanted, deadline)
+
+
+def _run(training: Training, loss: Callable[[], torch.Tensor], batch: int, wanted: int,
+         deadline: float) -> None:
+    started = said = saved = time.monotonic()
+    first, losses = training.samples, []
+    while training.samples < wanted and (now := time.monotonic()) < deadline:
+        value = loss()
+        training.update(value, batch)
+        losses.append(value.detach())
+        if now - said > REPORT_EVERY:
+            mean = torch.stack(losses).mean().item()
+            rate = (training.samples - first) / (time.monotonic() - started)
+            print(f"{training.name} samples {training.samples} loss {mean:.4f}"
+                  f" {rate:.1f} samples/s", flush=True)
+            said, losses = now, []
+        if now - saved > SAVE_EVERY:
+            training.save()
+            saved = now
+    training.seconds += time.monotonic() - started
+    training.save()
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(automatic if options.device == "auto" else options.device)
+    deadline = time.monotonic() + 60 * options.minutes
+    images = autoencoder_training(options.folder, device)
+    unet_begun = (options.folder / "unet.pt").exists()
+    train_autoencoder(images, options.batch, options.crops, deadline, decoder_only=unet_begun)
+    if time.monotonic() < deadline:
+        from unet import use_host
+
+        use_host()
+        from latents import Captions
+
+        captions = Captions(options.captions, options.folder, device)
+        latents = unet_training(options.folder, device)
+        train_unet(latents, images.averaged(), captions, options.batch, options.scenes, deadline)
+    import export
+
+    export.main(["--folder", str(options.folder), "--device", device.type])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, required=True, help="for this chunk, about")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--crops", type=int, default=100_000, help="for the autoencoder, in all")
+    parser.add_argument("--scenes", type=int, default=10**9, help="for the UNet, in all")
+    parser.add_argument("--captions", type=int, help="train on the first so many captions only")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The demo model's UNet: of Stable Diffusion 1.5's family, as small as its loaders still know it.
+
+The class is the host's own (`comfy.ldm`), imported from the user's ComfyUI while training, so the
+weights carry ComfyUI's names from the start.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "harness"))
+
+# One level with one residual block, self- and cross-attention in its input block and its two
+# output blocks. Loaders want a residual block on every level, and at latents of 16 x 16 a middle
+# block would repeat what the level does, for a third more of weights and time.
+CONFIG = {
+    "image_size": 32, "use_spatial_transformer": True, "legacy": False,
+    "in_channels": 4, "out_channels": 4, "model_channels": 320, "channel_mult": [1],
+    "num_res_blocks": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1],
+    "transformer_depth_middle": -2, "use_linear_in_transformer": False, "context_dim": 768,
+    "num_heads": 8, "num_head_channels": -1,
+}
+
+
+def use_host() -> None:
+    """Put a ComfyUI on `sys.path`, set up for training; does nothing if one is there already."""
+    if "comfy" in sys.modules:
+        return
+    import hosts
+
+    found = hosts.find_hosts()
+    if not found:
+        raise SystemExit("training needs a ComfyUI: set COMFYUI_PATH to its folder")
+    sys.path.insert(0, str(found[0].path))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    comfy.cli_args.args.use_pytorch_cross_attention = True
+
+
+def make_unet(**changes) -> nn.Module:
+    """Fresh weights; every residual branch and the prediction itself begin at zero."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    unet = UNetModel(**CONFIG | changes)
+    for module in unet.modules():
+        for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm):
+            if isinstance(module, kind):
+                kind.reset_parameters(module)  # the host's own leaves memory as it found it
+        if hasattr(module, "out_layers"):
+            nn.init.zeros_(module.out_layers[-1].weight)
+        if hasattr(module, "proj_out"):
+            nn.init.zeros_(module.proj_out.weight)
+    nn.init.zeros_(unet.out[-1].weight)
+    nn.init.zeros_(unet.out[-1].bias)
+    return unet
