@@ -43,7 +43,7 @@ def sheet(tensors: dict[str, torch.Tensor], columns: int, rows: int, cfg: float,
     return grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2), texts
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     from PIL import Image
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -53,12 +53,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--held-out", action="store_true", help="captions never trained on")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     image, texts = sheet(export.weights(options.folder), options.columns, options.rows,
                          options.cfg, options.held_out)
     pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(options.out)
-    print("\n".join(texts))
+    print(f"{options.out} shows, from left to right:", *texts, sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from torch import nn
 
 TIMESTEPS = 1000
 SNR_CAP = 5.0  # min-SNR weighting (arXiv 2303.09556): easy, nearly clean timesteps count less
+NOISY_CAP = 8.0  # and very noisy ones more, up to this: there the caption decides the picture
 
 
 def alphas_cumprod() -> torch.Tensor:
@@ -22,7 +23,7 @@ def noise_loss(unet: nn.Module, latents: torch.Tensor, text: torch.Tensor,
     timesteps = (spread * TIMESTEPS).long()
     noise = torch.randn(latents.shape, generator=generator)
     kept = alphas_cumprod()[timesteps]
-    weight = (SNR_CAP * (1 - kept) / kept).clamp(max=1)  # min(SNR, cap) / SNR
+    weight = _weight(kept / (1 - kept))
     kept = kept[:, None, None, None].to(device)
     noise, timesteps, weight = (part.to(device) for part in (noise, timesteps, weight))
     noised = kept.sqrt() * latents + (1 - kept).sqrt() * noise
@@ -31,6 +32,11 @@ def noise_loss(unet: nn.Module, latents: torch.Tensor, text: torch.Tensor,
                          context=text)
     error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
     return (weight * error).mean()
+
+
+def _weight(snr: torch.Tensor) -> torch.Tensor:
+    """Of the noise's squared error: cap/SNR, then 1 down to an SNR of 1, then 1/sqrt(SNR)."""
+    return (SNR_CAP / snr).clamp(max=1) * snr.rsqrt().clamp(1, NOISY_CAP)
 
 
 @torch.no_grad()

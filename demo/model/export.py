@@ -1,6 +1,6 @@
-"""Writes the trained weights as the files that are shipped, and a sheet of samples.
+"""Writes the trained weights as the files that are shipped, and reads those again.
 
-    python demo/model/export.py --out demo/model/weights
+    python demo/model/export.py
 
 The tensors carry ComfyUI's names and are half precision, in files small enough for any git host.
 """
@@ -70,9 +70,9 @@ def load_autoencoder(tensors: dict[str, torch.Tensor]) -> Autoencoder:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("weights"))
     options = parser.parse_args(arguments)
-    paths = write(weights(options.folder), options.out or options.folder / "weights")
+    paths = write(weights(options.folder), options.out)
     size = sum(path.stat().st_size for path in paths)
     print(f"wrote {len(paths)} files, {size / 1e6:.1f} MB, to {paths[0].parent}")
 

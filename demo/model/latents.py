@@ -12,7 +12,7 @@ from scenes import Scene, caption, make_scene
 from text import TextEncoder, trained_attributes
 
 SCENES_PER_ROUND = 512  # drawn and encoded at once
-PASSES = 4  # over each round: encoding costs as much as a third of a training step
+PASSES = 6  # over each round: encoding a scene costs as much as a third of a training step
 EMPTY_SHARE = 0.1  # of captions left out, so that the empty prompt and guidance work
 ENCODE_BATCH = 64
 

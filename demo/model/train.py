@@ -10,6 +10,8 @@ and a few samples there. Needs the host's requirements, so run it with their Pyt
 from __future__ import annotations
 
 import argparse
+import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,24 @@ REPORT_EVERY = 20.0  # seconds
 SAVE_EVERY = 120.0
 
 
+class Deadline:
+    """When a chunk ends: after its minutes, or at the first Ctrl-C or kill; either way it saves."""
+
+    def __init__(self, minutes: float):
+        self.end = time.monotonic() + 60 * minutes
+
+    def passed(self) -> bool:
+        return time.monotonic() >= self.end
+
+    def catch_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._cut)
+
+    def _cut(self, *_) -> None:
+        self.end = -math.inf
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one means it
+
+
 def autoencoder_training(folder: Path, device: torch.device) -> Training:
     torch.manual_seed(0)
     model = Autoencoder()
@@ -37,10 +57,10 @@ def unet_training(folder: Path, device: torch.device, **changes) -> Training:
     from unet import make_unet
 
     torch.manual_seed(0)
-    return Training("unet", make_unet(**changes), folder, rate=4e-4, warmup=100, device=device)
+    return Training("unet", make_unet(**changes), folder, rate=6e-4, warmup=100, device=device)
 
 
-def train_autoencoder(training: Training, batch: int, wanted: int, deadline: float,
+def train_autoencoder(training: Training, batch: int, wanted: int, deadline: Deadline,
                       decoder_only: bool = False) -> None:
     """Up to this many crops in all, or up to the deadline.
 
@@ -59,7 +79,7 @@ def train_autoencoder(training: Training, batch: int, wanted: int, deadline: flo
 
 
 def train_unet(training: Training, autoencoder: Autoencoder, captions, batch: int, wanted: int,
-               deadline: float) -> None:
+               deadline: Deadline) -> None:
     """Up to this many scenes in all, or up to the deadline."""
     from latents import LatentBatches
 
@@ -72,23 +92,25 @@ def train_unet(training: Training, autoencoder: Autoencoder, captions, batch: in
 
 
 def _run(training: Training, loss: Callable[[], torch.Tensor], batch: int, wanted: int,
-         deadline: float) -> None:
-    started = said = saved = time.monotonic()
+         deadline: Deadline) -> None:
+    started = said = saved = last = time.monotonic()
     first, losses = training.samples, []
-    while training.samples < wanted and (now := time.monotonic()) < deadline:
+    while training.samples < wanted and not deadline.passed():
         value = loss()
         training.update(value, batch)
         losses.append(value.detach())
+        now = time.monotonic()
+        training.seconds += now - last
+        last = now
         if now - said > REPORT_EVERY:
             mean = torch.stack(losses).mean().item()
-            rate = (training.samples - first) / (time.monotonic() - started)
+            rate = (training.samples - first) / (now - started)
             print(f"{training.name} samples {training.samples} loss {mean:.4f}"
                   f" {rate:.1f} samples/s", flush=True)
             said, losses = now, []
         if now - saved > SAVE_EVERY:
             training.save()
             saved = now
-    training.seconds += time.monotonic() - started
     training.save()
 
 
@@ -97,11 +119,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if options.device == "auto" else options.device)
-    deadline = time.monotonic() + 60 * options.minutes
+    deadline = Deadline(options.minutes)
+    deadline.catch_signals()
     images = autoencoder_training(options.folder, device)
     unet_begun = (options.folder / "unet.pt").exists()
     train_autoencoder(images, options.batch, options.crops, deadline, decoder_only=unet_begun)
-    if time.monotonic() < deadline:
+    if not deadline.passed():
         from unet import use_host
 
         use_host()
@@ -110,9 +133,11 @@ def main() -> None:
         captions = Captions(options.captions, options.folder, device)
         latents = unet_training(options.folder, device)
         train_unet(latents, images.averaged(), captions, options.batch, options.scenes, deadline)
+    import contact
     import export
 
-    export.main(["--folder", str(options.folder), "--device", device.type])
+    export.main(["--folder", str(options.folder), "--out", str(options.folder / "weights")])
+    contact.main(["--folder", str(options.folder), "--out", str(options.folder / "sheet.png")])
 
 
 def _options() -> argparse.Namespace:
@@ -120,7 +145,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, required=True, help="for this chunk, about")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--crops", type=int, default=100_000, help="for the autoencoder, in all")
+    parser.add_argument("--crops", type=int, default=20_000, help="for the autoencoder, in all")
     parser.add_argument("--scenes", type=int, default=10**9, help="for the UNet, in all")
     parser.add_argument("--captions", type=int, help="train on the first so many captions only")
     parser.add_argument("--folder", type=Path, default=FOLDER)
