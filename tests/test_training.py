@@ -44,8 +44,9 @@ def train_latents(folder: Path, scenes: int) -> dict:
     torch.manual_seed(1)
     autoencoder = Autoencoder()
     start_as_mosaic(autoencoder)
-    training = train.unet_training(folder, CPU, **TINY)
-    train.train_unet(training, autoencoder, FewCaptions(), 4, scenes, NEVER)
+    captions = FewCaptions()
+    training = train.unet_training(folder, CPU, captions, **TINY)
+    train.train_unet(training, autoencoder, captions, 4, scenes, NEVER)
     return saved(folder, "unet")
 
 

@@ -17,10 +17,10 @@ def alphas_cumprod() -> torch.Tensor:
 
 def noise_loss(unet: nn.Module, latents: torch.Tensor, text: torch.Tensor,
                generator: torch.Generator) -> torch.Tensor:
-    """Weighted squared error of the predicted noise; timesteps spread evenly over the batch."""
+    """Weighted squared error of the predicted noise; noisier timesteps are drawn more often."""
     n, device = len(latents), latents.device
     spread = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
-    timesteps = (spread * TIMESTEPS).long()
+    timesteps = (spread.sqrt() * TIMESTEPS).long()
     noise = torch.randn(latents.shape, generator=generator)
     kept = alphas_cumprod()[timesteps]
     weight = _weight(kept / (1 - kept))

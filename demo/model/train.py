@@ -53,11 +53,14 @@ def autoencoder_training(folder: Path, device: torch.device) -> Training:
     return Training("autoencoder", model, folder, rate=5e-4, warmup=50, device=device)
 
 
-def unet_training(folder: Path, device: torch.device, **changes) -> Training:
-    from unet import make_unet
+def unet_training(folder: Path, device: torch.device, captions, rate: float = 6e-4,
+                  **changes) -> Training:
+    from unet import make_unet, notice_captions
 
     torch.manual_seed(0)
-    return Training("unet", make_unet(**changes), folder, rate=6e-4, warmup=100, device=device)
+    model = make_unet(**changes)
+    notice_captions(model, captions.embedded)
+    return Training("unet", model, folder, rate, warmup=100, device=device)
 
 
 def train_autoencoder(training: Training, batch: int, wanted: int, deadline: Deadline,
@@ -131,7 +134,7 @@ def main() -> None:
         from latents import Captions
 
         captions = Captions(options.captions, options.folder, device)
-        latents = unet_training(options.folder, device)
+        latents = unet_training(options.folder, device, captions, options.rate)
         train_unet(latents, images.averaged(), captions, options.batch, options.scenes, deadline)
     import contact
     import export
@@ -147,6 +150,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--crops", type=int, default=20_000, help="for the autoencoder, in all")
     parser.add_argument("--scenes", type=int, default=10**9, help="for the UNet, in all")
+    parser.add_argument("--rate", type=float, default=6e-4,
+                        help="the UNet's learning rate in this chunk; end with a lower one")
     parser.add_argument("--captions", type=int, help="train on the first so many captions only")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--threads", type=int, default=2)
