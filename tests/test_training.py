@@ -121,6 +121,24 @@ def test_held_out_captions_are_never_trained_on():
     assert 0.08 < 1 - len(trained) / 6720 < 0.12
 
 
+@pytest.mark.host
+def test_cross_attention_starts_with_an_eye_for_captions():
+    """What tells captions apart reaches the values at unit variance; what they share is as was."""
+    from unet import make_unet, notice_captions
+
+    embedded = torch.randn(64, 77, 768, generator=torch.Generator().manual_seed(0)) * 0.01
+    embedded += torch.randn(64, 1, 768, generator=torch.Generator().manual_seed(1)) * 0.1
+    embedded += torch.randn(1, 1, 768, generator=torch.Generator().manual_seed(2))
+    unet = make_unet(**TINY)
+    to_v = unet.input_blocks[1][1].transformer_blocks[0].attn2.to_v
+    with torch.no_grad():
+        before = to_v(embedded).mean(dim=1)
+        notice_captions(unet, embedded, directions=16)
+        after = to_v(embedded).mean(dim=1)
+    torch.testing.assert_close(after.mean(dim=0), before.mean(dim=0), rtol=0, atol=0.02)
+    assert 0.7 < (after - before).std(dim=0).mean() < 1.3
+
+
 def test_the_loss_of_a_perfect_prediction_is_zero():
     clean = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -53,7 +53,7 @@ def autoencoder_training(folder: Path, device: torch.device) -> Training:
     return Training("autoencoder", model, folder, rate=5e-4, warmup=50, device=device)
 
 
-def unet_training(folder: Path, device: torch.device, captions, rate: float = 6e-4,
+def unet_training(folder: Path, device: torch.device, captions, rate: float = 3e-4,
                   **changes) -> Training:
     from unet import make_unet, notice_captions
 
@@ -150,7 +150,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--crops", type=int, default=20_000, help="for the autoencoder, in all")
     parser.add_argument("--scenes", type=int, default=10**9, help="for the UNet, in all")
-    parser.add_argument("--rate", type=float, default=6e-4,
+    parser.add_argument("--rate", type=float, default=3e-4,
                         help="the UNet's learning rate in this chunk; end with a lower one")
     parser.add_argument("--captions", type=int, help="train on the first so many captions only")
     parser.add_argument("--folder", type=Path, default=FOLDER)
