@@ -47,6 +47,11 @@ def latent_image(latent: dict, channels: int) -> Tensor:
         raise RivalError(
             "the latent holds NaN or infinity: encode the image again, with a VAE in float32"
         )
+    if not samples.any():
+        raise RivalError(
+            "the latent is empty (all zeros): connect VAE Encode with a photo, not an Empty "
+            "Latent Image"
+        )
     return samples.to(torch.float32)
 
 

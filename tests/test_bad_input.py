@@ -39,6 +39,7 @@ BAD_LATENTS = {
     "no image": (torch.zeros(0, 4, 8, 8), "batch of 0"),
     "no pixels": (torch.zeros(1, 4, 0, 8), "empty"),
     "one pixel": (torch.zeros(1, 4, 1, 1), "empty"),
+    "empty latent image": (torch.zeros(1, 4, 8, 8), "empty", "VAE Encode"),
     "video": (torch.zeros(1, 4, 3, 8, 8), "5 dimensions"),
     "audio": (torch.zeros(1, 4, 8), "3 dimensions"),
     "other channels": (torch.zeros(1, 16, 8, 8), "16 channels"),
@@ -49,8 +50,8 @@ BAD_LATENTS = {
 
 @pytest.mark.parametrize("name", BAD_LATENTS)
 def test_latents_that_are_not_one_image(setup, name):
-    samples, said = BAD_LATENTS[name]
-    with refuses("RIVAL Invert", said):
+    samples, *said = BAD_LATENTS[name]
+    with refuses("RIVAL Invert", *said):
         invert(setup, latent={"samples": samples})
 
 
