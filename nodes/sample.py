@@ -51,7 +51,7 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[in
     if latent is None:
         return tuple(chain.latents.shape[2:]), list(range(batch_size))
     samples = latent["samples"]
-    if getattr(samples, "is_nested", False) or samples.ndim != 4 or samples.shape[0] < 1:
+    if getattr(samples, "is_nested", False) or samples.ndim != 4 or not samples.numel():
         raise RivalError(f"the latent has the shape {list(samples.shape)}: give a latent of images")
     count = samples.shape[0]
     if count > 1 and batch_size > 1:
@@ -60,6 +60,11 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[in
             "them to 1"
         )
     first = list(latent.get("batch_index", range(count)))
+    if len(first) != count:
+        raise RivalError(
+            f"the latent holds {count} images and its batch_index {len(first)} entries: make it anew "
+            "with Latent From Batch"
+        )
     return tuple(samples.shape[2:]), [j + i for j in first for i in range(batch_size)]
 
 

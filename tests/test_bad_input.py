@@ -197,7 +197,7 @@ def sample(setup, **changes):
 
 
 def test_targets_that_are_no_images(setup):
-    for shape in [(1, 4, 3, 8, 8), (0, 4, 8, 8)]:
+    for shape in [(1, 4, 3, 8, 8), (0, 4, 8, 8), (1, 4, 0, 8)]:
         with refuses("RIVAL KSampler", "shape"):
             sample(setup, latent={"samples": torch.zeros(shape)})
 
@@ -207,6 +207,12 @@ def test_batch_sizes(setup):
         sample(setup, batch_size=0)
     with refuses("RIVAL KSampler", "already holds 2"):
         sample(setup, batch_size=2, latent={"samples": torch.zeros(2, 4, 8, 8)})
+
+
+@pytest.mark.parametrize("index", [[], [0], [0, 1, 2]])
+def test_a_batch_index_of_another_length(setup, index):
+    with refuses("RIVAL KSampler", "2 images", f"{len(index)} entries"):
+        sample(setup, latent={"samples": torch.zeros(2, 4, 8, 8), "batch_index": index})
 
 
 def test_inverted_start_of_another_size(setup):
