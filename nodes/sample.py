@@ -62,8 +62,8 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[in
     first = list(latent.get("batch_index", range(count)))
     if len(first) != count:
         raise RivalError(
-            f"the latent holds {count} images and its batch_index {len(first)} entries: make it anew "
-            "with Latent From Batch"
+            f"the latent holds {count} images and its batch_index {len(first)} entries: make it "
+            "anew with Latent From Batch"
         )
     return tuple(samples.shape[2:]), [j + i for j in first for i in range(batch_size)]
 
