@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 TIMESTEPS = 1000
 SNR_CAP = 5.0  # min-SNR weighting (arXiv 2303.09556): easy, nearly clean timesteps count less
 NOISY_CAP = 8.0  # and very noisy ones more, up to this: there the caption decides the picture
+
+# The quick one for the backward pass of so few tokens on a CPU; on a GPU whatever torch prefers.
+ATTENTION = {"cpu": [SDPBackend.MATH],
+             "cuda": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]}
 
 
 def alphas_cumprod() -> torch.Tensor:
@@ -27,7 +32,7 @@ def noise_loss(unet: nn.Module, latents: torch.Tensor, text: torch.Tensor,
     kept = kept[:, None, None, None].to(device)
     noise, timesteps, weight = (part.to(device) for part in (noise, timesteps, weight))
     noised = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(ATTENTION[device.type]):
         predicted = unet(noised.contiguous(memory_format=torch.channels_last), timesteps,
                          context=text)
     error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))

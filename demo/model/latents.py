@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from autoencoder import Autoencoder
 from render import render
-from scenes import Scene, caption, make_scene
+from scenes import SIZE, Scene, caption, make_scene
 from text import TextEncoder, trained_attributes
 
 SCENES_PER_ROUND = 512  # drawn and encoded at once
 PASSES = 6  # over each round: encoding a scene costs as much as a third of a training step
 EMPTY_SHARE = 0.1  # of captions left out, so that the empty prompt and guidance work
 ENCODE_BATCH = 64
+ROOM = 64**2 / 2  # pixels per shape: scenes that crowd more into a small picture are left out
 
 
 class Captions:
@@ -37,8 +38,11 @@ class Captions:
 class LatentBatches:
     """Latents and captions; a batch depends on nothing but how many samples came before it."""
 
-    def __init__(self, captions: Captions, autoencoder: Autoencoder, device: torch.device):
-        self.captions, self.device = captions, device
+    def __init__(self, captions: Captions, autoencoder: Autoencoder, device: torch.device,
+                 size: int = SIZE):
+        self.captions, self.device, self.size = captions, device, size
+        self.fitting = torch.tensor([row for row, attributes in enumerate(captions.attributes)
+                                     if attributes.count * ROOM <= size**2])
         self.autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval()
         self.round = -1
         self.latents = torch.empty(0)
@@ -60,9 +64,10 @@ class LatentBatches:
     def _draw(self, round_now: int) -> None:
         first = round_now * SCENES_PER_ROUND
         choice = torch.Generator().manual_seed(round_now)
-        attributes = self.captions.attributes
-        drawn = torch.randint(len(attributes), (SCENES_PER_ROUND,), generator=choice)
-        scenes = [make_scene(first + i, attributes[row]) for i, row in enumerate(drawn.tolist())]
+        drawn = self.fitting[torch.randint(len(self.fitting), (SCENES_PER_ROUND,),
+                                           generator=choice)]
+        scenes = [make_scene(first + i, self.captions.attributes[row], self.size)
+                  for i, row in enumerate(drawn.tolist())]
         self.latents = encode(self.autoencoder, scenes, self.device)
         self.rows_of_text, self.round = drawn + 1, round_now
 

@@ -6,21 +6,22 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scenes import COUNTS, KINDS, SIZE, TEXTURES, Scene
+from scenes import COUNTS, KINDS, TEXTURES, Scene
 
 CHUNK = 32  # scenes at a time: what fits a processor's cache is drawn several times faster
 
 
 def render(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> torch.Tensor:
-    """RGB in 0..1, [n, 3, SIZE, SIZE]; edges are soft over one pixel."""
+    """RGB in 0..1, [n, 3, size, size]; edges are soft over one pixel. All scenes have one size."""
     chunks = [scenes[i:i + CHUNK] for i in range(0, len(scenes), CHUNK)]
     return torch.cat([_render(chunk, device) for chunk in chunks])
 
 
 def _render(scenes: Sequence[Scene], device: torch.device | str) -> torch.Tensor:
-    pixels = torch.arange(SIZE, device=device) + 0.5
+    size = scenes[0].size
+    pixels = torch.arange(size, device=device) + 0.5
     y, x = torch.meshgrid(pixels, pixels, indexing="ij")
-    images = torch.empty(len(scenes), 3, SIZE, SIZE, device=device)
+    images = torch.empty(len(scenes), 3, size, size, device=device)
     for texture in TEXTURES:
         rows = [i for i, scene in enumerate(scenes) if scene.attributes.texture == texture]
         if rows:
@@ -57,8 +58,6 @@ def _margin(kind: str, distance: torch.Tensor, angle: torch.Tensor) -> torch.Ten
         return 0.9 - distance
     if kind == "ring":
         return 0.25 - (distance - 0.7).abs()
-    if kind == "flower":
-        return 0.72 + 0.24 * torch.cos(5 * angle) - distance
     if kind == "square":
         return _polygon(4, distance, angle)
     if kind == "triangle":

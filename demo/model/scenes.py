@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 SIZE = 128  # pixels, each way
-COUNTS = ("one", "two", "three", "four")
-KINDS = ("circle", "square", "triangle", "star", "ring", "flower")
+COUNTS = ("one", "two", "three")
+KINDS = ("circle", "square", "triangle", "star", "ring")
 TEXTURES = ("plain", "striped", "dotted", "checked", "shaded")
 COLORS = {  # hue in turns, saturation, value
     "red": (0.99, 0.85, 0.85), "orange": (0.08, 0.90, 0.95), "yellow": (0.15, 0.80, 0.97),
@@ -65,21 +65,23 @@ class Scene:
     attributes: Attributes
     style: Style
     layout: tuple[Shape, ...]
+    size: int = SIZE  # pixels, each way
 
 
-def make_scene(seed: int, attributes: Attributes | None = None) -> Scene:
+def make_scene(seed: int, attributes: Attributes | None = None, size: int = SIZE) -> Scene:
     """The scene of this seed: always the same one, on every machine."""
     generator = np.random.default_rng(seed)
     drawn = _draw_attributes(generator)
     attributes = attributes or drawn
     style = _draw_style(generator, attributes)
-    return Scene(seed, attributes, style, _draw_layout(generator, attributes.count))
+    return Scene(seed, attributes, style, _draw_layout(generator, attributes.count, size), size)
 
 
 def relayout(scene: Scene, seed: int) -> Scene:
     """The same content and style in another layout: what an ideal variation is."""
     generator = np.random.default_rng([seed, 1])
-    return replace(scene, seed=seed, layout=_draw_layout(generator, scene.attributes.count))
+    return replace(scene, seed=seed, layout=_draw_layout(generator, scene.attributes.count,
+                                                         scene.size))
 
 
 def caption(attributes: Attributes) -> str:
@@ -120,13 +122,16 @@ def _shade(generator: np.random.Generator, name: str) -> tuple[float, float, flo
     return colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(max(value, 0), 1))
 
 
-def _draw_layout(generator: np.random.Generator, count: int) -> tuple[Shape, ...]:
-    """Rejection sampling; shapes shrink a little at every miss, so that it always ends."""
-    radius = generator.uniform(0.9, 1.1) * 46 / math.sqrt(count + 0.6)
+def _draw_layout(generator: np.random.Generator, count: int, size: int) -> tuple[Shape, ...]:
+    """Rejection sampling; shapes shrink a little at every miss, so that it always ends.
+
+    In a picture of half the size they are more than half as large: still shapes, not specks.
+    """
+    radius = generator.uniform(0.9, 1.1) * 46 * math.sqrt(size / SIZE / (count + 0.6))
     shapes: list[Shape] = []
     while len(shapes) < count:
         reach = radius * generator.uniform(0.85, 1.0)
-        x, y = generator.uniform(reach + MARGIN, SIZE - reach - MARGIN, 2)
+        x, y = generator.uniform(reach + MARGIN, size - reach - MARGIN, 2)
         if all(math.hypot(x - s.x, y - s.y) > reach + s.radius + MARGIN for s in shapes):
             shapes.append(Shape(float(x), float(y), float(reach),
                                 float(generator.uniform(0, 2 * math.pi))))

@@ -33,10 +33,10 @@ class Training:
         if self.path.exists():
             self._load()
 
-    def update(self, loss: torch.Tensor, samples: int) -> None:
-        """One step of the optimizer and of the running average."""
+    def update(self, loss: torch.Tensor, samples: int, slowing: float = 1.0) -> None:
+        """One step of the optimizer, at this share of its rate, and of the running average."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * min(1.0, (self.step + 1) / self.warmup)
+            group["lr"] = self.rate * slowing * min(1.0, (self.step + 1) / self.warmup)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

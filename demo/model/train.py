@@ -20,6 +20,7 @@ import torch
 from autoencoder import Autoencoder, start_as_mosaic
 from diffusion import noise_loss
 from images import ImageBatches, autoencoder_loss
+from scenes import SIZE
 from state import Training
 
 REPO = Path(__file__).resolve().parents[2]
@@ -31,8 +32,16 @@ SAVE_EVERY = 120.0
 class Deadline:
     """When a chunk ends: after its minutes, or at the first Ctrl-C or kill; either way it saves."""
 
-    def __init__(self, minutes: float):
-        self.end = time.monotonic() + 60 * minutes
+    def __init__(self, minutes: float, slowing: bool = False):
+        self.start = time.monotonic()
+        self.end = self.start + 60 * minutes
+        self.slowing = slowing
+
+    def share_of_rate(self) -> float:
+        """1, or what falls from 1 to 0 over the chunk."""
+        if not self.slowing:
+            return 1.0
+        return max(0.0, (self.end - time.monotonic()) / (self.end - self.start))
 
     def passed(self) -> bool:
         return time.monotonic() >= self.end
@@ -82,11 +91,11 @@ def train_autoencoder(training: Training, batch: int, wanted: int, deadline: Dea
 
 
 def train_unet(training: Training, autoencoder: Autoencoder, captions, batch: int, wanted: int,
-               deadline: Deadline) -> None:
+               deadline: Deadline, size: int = SIZE) -> None:
     """Up to this many scenes in all, or up to the deadline."""
     from latents import LatentBatches
 
-    batches = LatentBatches(captions, autoencoder, training.device)
+    batches = LatentBatches(captions, autoencoder, training.device, size)
 
     def loss() -> torch.Tensor:
         return noise_loss(training.model, *batches.at(training.samples, batch))
@@ -100,7 +109,7 @@ def _run(training: Training, loss: Callable[[], torch.Tensor], batch: int, wante
     first, losses = training.samples, []
     while training.samples < wanted and not deadline.passed():
         value = loss()
-        training.update(value, batch)
+        training.update(value, batch, deadline.share_of_rate())
         losses.append(value.detach())
         now = time.monotonic()
         training.seconds += now - last
@@ -122,7 +131,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if options.device == "auto" else options.device)
-    deadline = Deadline(options.minutes)
+    deadline = Deadline(options.minutes, options.slowing)
     deadline.catch_signals()
     images = autoencoder_training(options.folder, device)
     unet_begun = (options.folder / "unet.pt").exists()
@@ -135,7 +144,8 @@ def main() -> None:
 
         captions = Captions(options.captions, options.folder, device)
         latents = unet_training(options.folder, device, captions, options.rate)
-        train_unet(latents, images.averaged(), captions, options.batch, options.scenes, deadline)
+        train_unet(latents, images.averaged(), captions, options.batch, options.scenes, deadline,
+                   options.size)
     import contact
     import export
 
@@ -151,7 +161,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--crops", type=int, default=20_000, help="for the autoencoder, in all")
     parser.add_argument("--scenes", type=int, default=10**9, help="for the UNet, in all")
     parser.add_argument("--rate", type=float, default=3e-4,
-                        help="the UNet's learning rate in this chunk; end with a lower one")
+                        help="the UNet's learning rate in this chunk")
+    parser.add_argument("--slowing", action="store_true",
+                        help="let the rate fall to zero over this chunk: do so in the last one")
+    parser.add_argument("--size", type=int, default=SIZE,
+                        help="of the UNet's pictures in pixels; half of it is four times as quick "
+                        "and teaches much of the same: do so in the first chunks")
     parser.add_argument("--captions", type=int, help="train on the first so many captions only")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--threads", type=int, default=2)
