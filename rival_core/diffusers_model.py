@@ -159,7 +159,8 @@ def unet_config(weights: dict[str, Tensor], heads: int | None, head_width: int |
     levels = resolution_levels(weights)
     blocks = len(levels[0])
     widths, depths = zip(*(level[0] for level in levels))
-    middle = transformer_depth(weights, "middle_block.1")
+    has_middle = "middle_block.0.in_layers.0.weight" in weights
+    middle = transformer_depth(weights, "middle_block.1") if has_middle else depths[-1]
     if any(level != level[:1] * blocks for level in levels) or middle != (depths[-1] or middle):
         raise RivalError(
             f"the UNet's blocks (width, transformers) are {levels}, its middle has {middle}: "
@@ -176,6 +177,7 @@ def unet_config(weights: dict[str, Tensor], heads: int | None, head_width: int |
         "block_out_channels": widths,
         "layers_per_block": blocks,
         "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in depths],
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if has_middle else None,
         "up_block_types": ["CrossAttnUpBlock2D" if d else "UpBlock2D" for d in depths[::-1]],
         "transformer_layers_per_block": [*(d or 1 for d in depths[:-1]), middle],
         "attention_head_dim": [heads or width // head_width for width in widths],  # their number

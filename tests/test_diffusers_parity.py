@@ -170,6 +170,10 @@ def test_two_different_models_would_be_noticed():
 
 LAYOUTS = {
     "one level": {"channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [1]},
+    "one level, no middle": {
+        "channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [1],
+        "transformer_depth_middle": -2,
+    },
     "one level, two blocks": {
         "channel_mult": [1], "num_res_blocks": [2], "transformer_depth": [1, 1],
     },
