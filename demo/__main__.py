@@ -1,7 +1,8 @@
-"""`python demo`: from a fresh clone to variations of a photo, made by a real ComfyUI.
+"""`python demo`: from a fresh clone to variations of pictures.
 
-Makes the environment it needs, finds or clones a ComfyUI, runs it headless and queues the
-variation workflow over its HTTP API. `python demo --help` lists the options.
+Makes the environment it needs, and finds or clones a ComfyUI, runs it headless and queues the
+variation workflow over its HTTP API. Where there is none, the pack's second engine makes the same
+pictures with the demo's own model. `python demo --help` lists the options.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import sys
 from pathlib import Path
 
 DEMO = Path(__file__).resolve().parent
-sys.path.insert(0, str(DEMO.parent / "harness"))
+sys.path[1:1] = [str(DEMO.parent / "harness"), str(DEMO / "model")]
 
 import environment
 import hosts
 from errors import DemoError
-from options import Options, parse
+from options import COMFYUI, DIFFUSERS, Options, parse
 
 
 def main(arguments: list[str]) -> int:
@@ -28,12 +29,12 @@ def main(arguments: list[str]) -> int:
     try:
         options = parse(arguments)
         host = find_host(options)
-        python = environment.capable_interpreter(hosts=[host]) or environment.ensure(hosts=[host])
+        needs = {"hosts": [host]} if host else {"extra": environment.ENGINE_NEEDS}
+        python = environment.capable_interpreter(**needs) or environment.ensure(**needs)
         if not is_running_in(python):
-            return run_in(python, [*arguments, "--comfyui", str(host.path)])
-        import session
-
-        session.run(options, host, python)
+            chosen = ["--comfyui", str(host.path)] if host else ["--engine", DIFFUSERS]
+            return run_in(python, [*arguments, *chosen])
+        run(options, host, python)
     except (DemoError, hosts.HostError, environment.SetupError, OSError) as error:
         print(f"python demo: {error}", file=sys.stderr)
         return 1
@@ -43,16 +44,35 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def find_host(options: Options) -> hosts.Host:
+def run(options: Options, host: hosts.Host | None, python: Path) -> None:
+    import assemble
+    import session
+
+    if host:
+        from comfyui_engine import ComfyUIEngine as Engine
+    else:
+        from diffusers_engine import DiffusersEngine as Engine
+    try:
+        session.run(options, Engine(host, python) if host else Engine())
+    except assemble.MissingWeights as error:
+        raise DemoError(str(error)) from error
+
+
+def find_host(options: Options) -> hosts.Host | None:
+    """The ComfyUI to use, None for the other engine."""
+    if options.engine == DIFFUSERS:
+        return None
     if options.comfyui is not None:
         host = hosts.read_host(options.comfyui)
         if host is None:
             raise DemoError(f"there is no ComfyUI in {options.comfyui} (no main.py of one)")
         return host
     found = hosts.find_hosts()
-    if not found:
+    if not found and options.checkpoint is not None:
+        raise DemoError("--checkpoint needs a ComfyUI and there is none: give it with --comfyui")
+    if not found and options.engine == COMFYUI:
         raise DemoError("there is no ComfyUI: give its folder with --comfyui")
-    return found[0]
+    return found[0] if found else None
 
 
 def is_running_in(python: Path) -> bool:

@@ -1,4 +1,4 @@
-"""One picture of a whole run: the exemplar, its reconstruction and the variations."""
+"""One picture of a whole run: each exemplar, its reconstruction and its variations in a row."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-LARGEST, SMALLEST = 448, 256  # a picture's longer side on the sheet
+LARGEST, SMALLEST = 384, 256  # a picture's longer side on the sheet
+COLUMNS = 4  # of variations; more of them go on below
 GAP, MARGIN, LABEL = 20, 36, 34
 PAPER, INK, FAINT = (250, 249, 246), (32, 32, 36), (120, 120, 126)
 NOTICE_PAPER, NOTICE_INK = (253, 236, 200), (110, 66, 0)
-TITLE_SIZE, TEXT_SIZE, LABEL_SIZE = 30, 17, 17
+TITLE_SIZE, ROW_SIZE, TEXT_SIZE = 30, 20, 17
 LINE = 1.45  # line height, of the text size
 
 
@@ -25,36 +26,47 @@ class Text:
     notice: str = ""
 
 
-def contact_sheet(
-    exemplar: Image.Image,
-    reconstruction: Image.Image,
-    variations: Sequence[Image.Image],
-    text: Text,
-) -> Image.Image:
-    """The exemplar above its reconstruction, the variations in a block to their right."""
-    width, height = cell_size(reconstruction.size)
-    columns, rows = grid(len(variations))
-    sheet_width = 2 * MARGIN + (columns + 1) * width + (columns + 1) * GAP
-    header = draw_header(sheet_width, text)
-    top = header.height
-    sheet_height = top + rows * (height + LABEL + GAP) - GAP + MARGIN
-    sheet = Image.new("RGB", (sheet_width, sheet_height), PAPER)
-    sheet.paste(header, (0, 0))
-    cells = [(exemplar, "Exemplar", 0, 0), (reconstruction, "Reconstruction", 0, 1)]
-    for i, picture in enumerate(variations):
-        cells.append((picture, f"Variation {i + 1}", 1 + i % columns, i // columns))
-    for picture, label, column, row in cells:
-        # One gap more after the first column sets the originals apart.
-        x = MARGIN + column * (width + GAP) + (GAP if column else 0)
-        y = top + row * (height + LABEL + GAP)
-        draw_cell(sheet, picture, label, (x, y, width, height))
+@dataclass(frozen=True)
+class Row:
+    title: str
+    exemplar: Image.Image
+    reconstruction: Image.Image
+    variations: Sequence[Image.Image]
+
+
+def contact_sheet(rows: Sequence[Row], text: Text) -> Image.Image:
+    """The words, then the rows one below the other."""
+    columns = min(COLUMNS, max(len(row.variations) for row in rows))
+    parts = [draw_row(row, columns) for row in rows]
+    width = max(part.width for part in parts)
+    parts.insert(0, draw_header(width, text))
+    sheet = Image.new("RGB", (width, sum(part.height for part in parts) + MARGIN - GAP), PAPER)
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
     return sheet
 
 
-def grid(count: int) -> tuple[int, int]:
-    """(columns, rows) for this many variations: at least the two rows beside the originals."""
-    rows = max(2, math.floor(math.sqrt(count)))
-    return math.ceil(count / rows), rows
+def draw_row(row: Row, columns: int) -> Image.Image:
+    """The title, and below it the originals, then the variations."""
+    width, height = cell_size(row.reconstruction.size)
+    lines = math.ceil(len(row.variations) / columns)
+    step_x, step_y = width + GAP, height + LABEL + GAP
+    title_height = round(ROW_SIZE * 2 * LINE)
+    room = 2 * MARGIN + (columns + 2) * step_x
+    picture = Image.new("RGB", (room, title_height + lines * step_y), PAPER)
+    draw = ImageDraw.Draw(picture)
+    title = wrap(row.title, room - 2 * MARGIN, font(ROW_SIZE))[0]
+    draw.text((MARGIN, GAP // 2), title, fill=INK, font=font(ROW_SIZE))
+    cells = [(row.exemplar, "Exemplar", 0, 0), (row.reconstruction, "Reconstruction", 1, 0)]
+    for i, variation in enumerate(row.variations):
+        cells.append((variation, f"Variation {i + 1}", 2 + i % columns, i // columns))
+    for image, label, column, line in cells:
+        # One gap more after the originals sets them apart.
+        x = MARGIN + column * step_x + (GAP if column > 1 else 0)
+        draw_cell(picture, image, label, (x, title_height + line * step_y, width, height))
+    return picture
 
 
 def cell_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -69,7 +81,7 @@ def draw_cell(sheet: Image.Image, picture: Image.Image, label: str, box: tuple) 
     x, y, width, height = box
     filled = ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
     sheet.paste(filled, (x, y))
-    ImageDraw.Draw(sheet).text((x, y + height + 7), label, fill=INK, font=font(LABEL_SIZE))
+    ImageDraw.Draw(sheet).text((x, y + height + 7), label, fill=INK, font=font(TEXT_SIZE))
 
 
 def draw_header(width: int, text: Text) -> Image.Image:

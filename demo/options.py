@@ -11,11 +11,8 @@ from pathlib import Path
 from errors import DemoError
 
 DEMO = Path(__file__).resolve().parent
-PHOTO = DEMO / "photos" / "coffee.jpg"
-PHOTO_PROMPT = "a cup of coffee on a wooden table"
-STANDIN_STEPS, STEPS = 20, 50
-STANDIN_MEGAPIXELS = 192 * 192 / 1024**2  # of ComfyUI's megapixels, which have 1024 x 1024 pixels
-SD_MEGAPIXELS, SDXL_MEGAPIXELS = 0.25, 1.0
+STEPS = 50
+COMFYUI, DIFFUSERS = "comfyui", "diffusers"
 LARGEST_HEADER = 100_000_000  # bytes; a longer one is no safetensors file
 
 
@@ -26,39 +23,38 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. No checkpoint means the stand-in."""
+    """What the user asked for. No image: three scenes, or with a checkpoint a cup of coffee.
 
-    image: Path
+    No checkpoint: the demo model. No prompt: the exemplar's own, if it has one. No engine: ComfyUI
+    if there is one.
+    """
+
+    image: Path | None
     checkpoint: Path | None
     variations: int
-    prompt: str
+    prompt: str | None
     seed: int
     steps: int
+    engine: str | None
     comfyui: Path | None
     output: Path
-
-    @property
-    def megapixels(self) -> float:
-        if self.checkpoint is None:
-            return STANDIN_MEGAPIXELS
-        return SDXL_MEGAPIXELS if is_sdxl(self.checkpoint) else SD_MEGAPIXELS
 
 
 def parse(arguments: Sequence[str]) -> Options:
     """DemoError for anything that could not work."""
     given = _parser().parse_args(arguments)
-    image = existing_file(given.image, "image") if given.image else PHOTO
-    checkpoint = existing_file(given.checkpoint, "checkpoint") if given.checkpoint else None
-    prompt = given.prompt
-    if prompt is None:
-        prompt = PHOTO_PROMPT if image == PHOTO else ""
+    if given.engine == DIFFUSERS and given.checkpoint:
+        raise DemoError("--checkpoint needs a ComfyUI: leave out --engine diffusers")
+    if given.engine == DIFFUSERS and given.comfyui:
+        raise DemoError("--engine diffusers uses no ComfyUI: leave out one of the two")
     return Options(
-        image=image,
-        checkpoint=checkpoint,
+        image=existing_file(given.image, "image") if given.image else None,
+        checkpoint=existing_file(given.checkpoint, "checkpoint") if given.checkpoint else None,
         variations=in_range("--variations", given.variations, 1, 64),
-        prompt=prompt,
+        prompt=given.prompt,
         seed=in_range("--seed", given.seed, 0, 2**64 - 1),
-        steps=in_range("--steps", given.steps or (STEPS if checkpoint else STANDIN_STEPS), 5, 400),
+        steps=in_range("--steps", given.steps, 5, 400),
+        engine=COMFYUI if given.comfyui else given.engine,
         comfyui=Path(given.comfyui).expanduser() if given.comfyui else None,
         output=Path(given.output).expanduser().resolve(),
     )
@@ -67,23 +63,23 @@ def parse(arguments: Sequence[str]) -> Options:
 def _parser() -> Parser:
     parser = Parser(
         prog="python demo",
-        description="Makes variations of a photo in a headless ComfyUI, from a fresh clone.",
+        description="Makes variations of pictures with ComfyUI, or without where there is none.",
     )
     add = parser.add_argument
-    add("--image", metavar="FILE", help="the photo (default: a cup of coffee)")
+    add("--image", metavar="FILE", help="the photo (default: three drawn scenes)")
     add(
         "--checkpoint",
         metavar="FILE",
-        help="an SD1.x, SD2 or SDXL checkpoint (default: a stand-in with random weights)",
+        help="an SD1.x, SD2 or SDXL checkpoint (default: the demo's own small model)",
     )
-    add("--variations", type=int, default=4, metavar="N", help="how many (default: 4)")
+    add("--variations", type=int, default=4, metavar="N", help="how many of each (default: 4)")
     add("--prompt", metavar="TEXT", help="what the new images show")
     add("--seed", type=int, default=0, metavar="N", help="other seeds, other variations")
+    add("--steps", type=int, default=STEPS, metavar="N", help=f"5 to 400 (default: {STEPS})")
     add(
-        "--steps",
-        type=int,
-        metavar="N",
-        help=f"5 to 400 (default: {STEPS}, or {STANDIN_STEPS} with the stand-in)",
+        "--engine",
+        choices=(COMFYUI, DIFFUSERS),
+        help="what runs the demo's own model (default: ComfyUI if one is found or can be cloned)",
     )
     add("--comfyui", metavar="FOLDER", help="the ComfyUI to use (default: found, else cloned)")
     add(

@@ -1,4 +1,4 @@
-"""Progress on the terminal: one bar for the whole job, or plain lines when nobody watches."""
+"""Progress on the terminal: a bar for each exemplar, or plain lines when nobody watches."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ BAR = 30
 
 
 class Progress:
-    """Takes a client's reports. `stages`: a label for each node that counts; `steps`: its size."""
+    """Takes an engine's reports. `stages`: a label for each part that counts; `steps`: its size."""
 
-    def __init__(self, stages: dict[str, str], steps: int, stream: TextIO = sys.stdout):
-        self.stages = stages
-        self.steps = steps
-        self.stream = stream
+    def __init__(self, name: str, stages: dict[str, str], steps: int, stream: TextIO | None = None):
+        self.name, self.stages, self.steps = name, stages, steps
+        self.stream = stream or sys.stdout
         self.done = dict.fromkeys(stages, 0)
-        self.live = stream.isatty()
+        self.live = self.stream.isatty()
 
-    def __call__(self, node: str, value: int, maximum: int) -> None:
-        if node not in self.stages:
+    def __call__(self, stage: str, value: int, maximum: int) -> None:
+        if stage not in self.stages:
             return
-        self.done[node] = max(self.done[node], value)
+        self.done[stage] = max(self.done[stage], value)
         if self.live:
-            self._draw(f"{self.stages[node]} {value}/{maximum or self.steps}")
+            self._draw(f"{self.stages[stage]} {value}/{maximum or self.steps}")
         elif maximum == 0:  # it starts
-            print(f"{self.stages[node]}, {self.steps} steps", file=self.stream, flush=True)
+            print(f"{self.name}: {self.stages[stage]}, {self.steps} steps", file=self.stream,
+                  flush=True)  # fmt: skip
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
         """Leave the bar as it is and go on below it."""
         if self.live:
             print(file=self.stream, flush=True)
@@ -36,6 +39,6 @@ class Progress:
     def _draw(self, label: str) -> None:
         share = sum(self.done.values()) / (self.steps * len(self.stages))
         filled = round(BAR * share)
-        line = f"[{'#' * filled}{'.' * (BAR - filled)}] {share:4.0%}  {label}"
+        line = f"{self.name} [{'#' * filled}{'.' * (BAR - filled)}] {share:4.0%}  {label}"
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{line[:width]:<{width}}", end="", file=self.stream, flush=True)

@@ -24,17 +24,17 @@ class Job:
     reconstruction: str
 
 
-def job(prompt: dict, options, checkpoint: str) -> Job:
-    """The variation workflow with the options filled in, and a branch that replays the chain."""
+def job(prompt: dict, options, exemplar, checkpoint: str) -> Job:
+    """The variation workflow for this exemplar, and a branch that replays the chain."""
     prompt = copy.deepcopy(prompt)
     sample, invert = only(prompt, "RivalKSampler"), only(prompt, "RivalInvert")
     sampler = prompt[sample]["inputs"]
-    prompt[sampler["positive"][0]]["inputs"]["text"] = options.prompt
+    prompt[sampler["positive"][0]]["inputs"]["text"] = exemplar.prompt
     sampler.update(seed=options.seed, batch_size=options.variations)
     prompt[invert]["inputs"]["steps"] = options.steps
     prompt[only(prompt, "CheckpointLoaderSimple")]["inputs"]["ckpt_name"] = checkpoint
     prompt[only(prompt, "LoadImage")]["inputs"]["image"] = PHOTO_NAME
-    prompt[only(prompt, "ImageScaleToTotalPixels")]["inputs"]["megapixels"] = options.megapixels
+    prompt[only(prompt, "ImageScaleToTotalPixels")]["inputs"]["megapixels"] = exemplar.megapixels
     save = only(prompt, "SaveImage")
     prompt |= reconstruction(prompt, sample, invert)
     return Job(prompt, invert, sample, RECONSTRUCTION, save, f"{RECONSTRUCTION}-image")

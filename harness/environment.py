@@ -24,7 +24,8 @@ TORCH = "torch==2.13.0"
 TORCHVISION = "torchvision==0.28.0"
 TORCHAUDIO = "torchaudio==2.11.0"
 CORE_NEEDS = ("numpy", "einops", "safetensors")  # what rival_core runs on where there is no host
-TEST_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "ruff", "diffusers")
+ENGINE_NEEDS = ("diffusers", "transformers", "pillow")  # what the demo runs on, beside them
+TEST_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "ruff", *ENGINE_NEEDS)
 
 FRONTEND = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
 
@@ -59,8 +60,9 @@ def capable_interpreter(extra: Iterable[str] = (), hosts: Iterable = ()) -> Path
     Only presence counts, not versions: an artist's own ComfyUI environment is what their
     ComfyUI runs with, so it is good enough for us.
     """
-    names = {requirement_name(r) for r in (*host_requirements(hosts), *UNDECLARED, *extra)}
-    names |= _TORCH_FAMILY
+    hosts = list(hosts)
+    names = {requirement_name(r) for r in (*CORE_NEEDS, *host_requirements(hosts), *extra)}
+    names |= _TORCH_FAMILY | UNDECLARED if hosts else {"torch"}
     return Path(sys.executable) if all(map(_is_installed, names)) else None
 
 
