@@ -29,7 +29,7 @@ def run(options: Options, engine) -> None:
     text = contact_sheet.Text("RIVAL variations", details(options, engine), notice_for(options))
     sheet = contact_sheet.contact_sheet([row(e, p) for e, p in zip(chosen, made)], text)
     names = save(chosen, made, sheet, options.output)
-    print(f"Wrote {', '.join(names)} to {options.output}")
+    print(f"Wrote {names[0]} and {len(names) - 1} more pictures to {options.output}")
 
 
 def notice_for(options: Options) -> str:

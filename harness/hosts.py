@@ -75,12 +75,18 @@ def _existing(paths: list[Path]) -> list[Host]:
 
 
 def _cloned() -> list[Host]:
-    command = ["git", "clone", "-q", "--depth", "1", SOURCE, str(CLONE)]
     print(f"[hosts] no ComfyUI here, cloning {SOURCE}", flush=True)
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+        # Where nothing answers, a clone alone would wait for minutes.
+        _git("ls-remote", "-q", SOURCE, "HEAD", timeout=20)
+        _git("clone", "-q", "--depth", "1", SOURCE, str(CLONE), timeout=600)
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip()
         print(f"[hosts] the clone failed ({reason}); set COMFYUI_PATH to a ComfyUI", flush=True)
         return []
     return _existing([CLONE])
+
+
+def _git(*arguments: str, timeout: float) -> None:
+    command = ["git", *arguments]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout)

@@ -82,7 +82,7 @@ def self_attention_layers(unet: UNetModel) -> tuple:
     """Each self-attention's (block, depth in the block, width), named as its hooks name it."""
     groups = {
         "input": unet.input_blocks,
-        "middle": [unet.middle_block],
+        "middle": [] if unet.middle_block is None else [unet.middle_block],
         "output": unet.output_blocks,
     }
     layers = []

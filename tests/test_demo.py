@@ -13,7 +13,12 @@ import sys
 import pytest
 from serving import REPO
 
+np = pytest.importorskip("numpy")
+Image = pytest.importorskip("PIL.Image")
+
 DEMO = REPO / "demo"
+CAT = DEMO / "photos" / "cat.jpg"
+DIFFUSERS = "diffusers"
 TRACE = "Traceback"
 
 
@@ -35,91 +40,117 @@ def refusal(*arguments) -> str:
     return lines[0]
 
 
-@pytest.fixture(scope="module")
-def finished(host, tmp_path_factory):
-    """One small run: (the process, its output folder)."""
-    pytest.importorskip("PIL")
-    folder = tmp_path_factory.mktemp("demo")
-    photo = DEMO / "photos" / "cat.jpg"
-    settings = ("--steps", 5, "--variations", 3, "--seed", 3, "--image", photo)
-    return demo("--comfyui", host.path, "--output", folder, *settings), folder
+def runs(engine: str, folder, *settings) -> subprocess.CompletedProcess:
+    """The demo by this engine; with a host the one that these tests run on."""
+    return demo("--engine", engine, "--output", folder, "--steps", 5, *settings)
 
 
-@pytest.mark.host
-def test_it_ends_well_and_says_where_the_pictures_are(finished):
-    result, folder = finished
+@pytest.fixture(scope="module", params=[pytest.param("comfyui", marks=pytest.mark.host), DIFFUSERS])
+def scenes(request, tmp_path_factory):
+    """The run without options, but short: (the process, its output folder, the engine)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return runs(request.param, folder, "--variations", 2), folder, request.param
+
+
+def array(path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"), dtype=float)
+
+
+def test_it_ends_well_and_says_what_ran_and_where_the_pictures_are(scenes):
+    result, folder, engine = scenes
     assert result.returncode == 0, result.stderr
-    assert str(folder) in result.stdout.splitlines()[-1]
-    assert "real checkpoint" in result.stdout.replace("\n", " ")
-    assert "Inverting the photo, 5 steps" in result.stdout  # plain lines: nobody watches
+    first, *_, last = (line for line in result.stdout.splitlines() if line[0] != "[")
+    assert ("without ComfyUI" in first) == (engine == DIFFUSERS)
+    assert last == f"Wrote contact_sheet.png and 12 more pictures to {folder}"
+    assert "Scene 2: Inverting, 5 steps" in result.stdout  # plain lines: nobody watches
+
+
+def test_it_leaves_each_scenes_pictures_and_one_sheet(scenes):
+    _, folder, _ = scenes
+    kinds = ("exemplar", "reconstruction", "variation_1", "variation_2")
+    names = {f"scene_{i}_{kind}.png" for i in (1, 2, 3) for kind in kinds}
+    assert {path.name for path in folder.iterdir()} == names | {"contact_sheet.png"}
+    assert {Image.open(folder / name).size for name in names} == {(128, 128)}
+
+
+def test_every_variation_has_the_colours_of_its_own_exemplar(scenes):
+    """A reconstruction is the exemplar again, a variation is not."""
+    _, folder, _ = scenes
+    exemplars = [array(folder / f"scene_{i}_exemplar.png") for i in (1, 2, 3)]
+
+    def nearest(pixels) -> int:
+        means = [np.abs(pixels.mean((0, 1)) - e.mean((0, 1))).sum() for e in exemplars]
+        return 1 + int(np.argmin(means))
+
+    def likeness(a, b) -> float:
+        return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+    for i, exemplar in zip((1, 2, 3), exemplars):
+        again = array(folder / f"scene_{i}_reconstruction.png")
+        variations = [array(folder / f"scene_{i}_variation_{j}.png") for j in (1, 2)]
+        assert [nearest(pixels) for pixels in (again, *variations)] == [i] * 3
+        assert likeness(again, exemplar) > max(likeness(v, exemplar) for v in variations) + 0.1
+        assert np.abs(variations[0] - variations[1]).mean() > 5
+
+
+def test_the_contact_sheet_has_a_row_for_each_scene(scenes):
+    _, folder, _ = scenes
+    sheet = array(folder / "contact_sheet.png")
+    places = [place_of(folder / f"scene_{i}_exemplar.png", sheet) for i in (1, 2, 3)]
+    assert places == sorted(places) and len({x for _, x in places}) == 1
+    for i, (y, x) in zip((1, 2, 3), places):
+        shown = [place_of(folder / f"scene_{i}_variation_{j}.png", sheet) for j in (1, 2)]
+        assert all(row == y for row, _ in shown)
+        assert x < shown[0][1] < shown[1][1]
+
+
+def place_of(path, sheet) -> tuple[int, int]:
+    """(y, x) of the sheet's cell that shows this picture, doubled."""
+    doubled = Image.open(path).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS)
+    wanted = np.asarray(doubled, dtype=float)
+    height, width = (size - 255 for size in sheet.shape[:2])
+    probes = [(0, 0), (128, 128), (30, 220), (220, 30), (255, 255)]
+    matches = [(sheet[y : y + height, x : x + width] == wanted[y, x]).all(-1) for y, x in probes]
+    found = [
+        (int(y), int(x))
+        for y, x in np.argwhere(np.logical_and.reduce(matches))
+        if np.array_equal(sheet[y : y + 256, x : x + 256], wanted)
+    ]
+    assert len(found) == 1, f"{path.name} is on the sheet {len(found)} times"
+    return found[0]
 
 
 @pytest.mark.host
-def test_it_leaves_variations_reconstruction_and_sheet(finished):
-    from PIL import Image
-
-    _, folder = finished
-    variations = {f"variation_{i}.png" for i in (1, 2, 3)}
-    assert {p.name for p in folder.iterdir()} == {"contact_sheet.png", "reconstruction.png"} | (
-        variations
-    )
-    sizes = {Image.open(folder / name).size for name in {"reconstruction.png"} | variations}
-    assert len(sizes) == 1
-    width, height = sizes.pop()
-    assert 180 < (width * height) ** 0.5 < 200 and 1.3 < width / height < 1.7
-
-
-@pytest.mark.host
-def test_the_reconstruction_is_the_photo_and_the_variations_are_not(finished):
-    import numpy as np
-    from PIL import Image
-
-    _, folder = finished
-
-    def thumbnail(path):
-        small = Image.open(path).convert("RGB").resize((24, 16), Image.Resampling.BOX)
-        return np.asarray(small, dtype=float).ravel()
-
-    photo = thumbnail(DEMO / "photos" / "cat.jpg")
-    likeness = {
-        name: np.corrcoef(photo, thumbnail(folder / f"{name}.png"))[0, 1]
-        for name in ("reconstruction", "variation_1", "variation_2")
-    }
-    assert likeness["reconstruction"] > 0.9
-    assert likeness["variation_1"] < 0.6 and likeness["variation_2"] < 0.6
+def test_both_engines_make_the_same_pictures(tmp_path):
+    """Of a photo and a seed: to a step in 255, where they round differently."""
+    settings = ("--image", CAT, "--prompt", "one white star", "--variations", 2, "--seed", 3)
+    for engine in ("comfyui", DIFFUSERS):
+        result = runs(engine, tmp_path / engine, *settings)
+        assert result.returncode == 0, result.stderr
+        assert "only ever seen drawn scenes" in " ".join(result.stdout.split())
+    names = {path.name for path in (tmp_path / "comfyui").iterdir()}
+    assert names == {path.name for path in (tmp_path / DIFFUSERS).iterdir()}
+    for name in names - {"contact_sheet.png"}:
+        theirs, ours = (array(tmp_path / engine / name) for engine in ("comfyui", DIFFUSERS))
+        assert 1.3 < theirs.shape[1] / theirs.shape[0] < 1.7
+        assert 120 < theirs[:, :, 0].size ** 0.5 < 136
+        assert np.abs(theirs - ours).max() <= 2, name
 
 
-@pytest.mark.host
-def test_the_contact_sheet_shows_them_all(finished):
-    import numpy as np
-    from PIL import Image
-
-    _, folder = finished
-    sheet = np.asarray(Image.open(folder / "contact_sheet.png").convert("RGB"), dtype=float)
-    assert sheet.shape[1] > 3 * 256 and sheet.shape[0] > 2 * 150
-    left, right = np.array_split(sheet[-350:, :, :], 2, axis=1)
-    assert left.std() > 30 and right.std() > 30
-
-
-@pytest.mark.host
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 9, 12])
-def test_sheets_of_any_number_of_variations(count):
-    pytest.importorskip("PIL")
-    from PIL import Image
-
+@pytest.mark.parametrize("counts", [[1], [2, 2], [4], [5, 5], [9], [12, 12, 12]])
+def test_sheets_of_any_number_of_variations(counts):
     spec = importlib.util.spec_from_file_location("demo_contact_sheet", DEMO / "contact_sheet.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    columns, rows = module.grid(count)
-    assert rows >= 2 and (columns - 1) * rows < count <= columns * rows
     red, blue = (Image.new("RGB", (100, 60), color) for color in ("red", "blue"))
-    text = module.Text("A title", "details " * 30, "a notice " * 30)
-    sheet = module.contact_sheet(red, red, [blue] * count, text)
+    rows = [module.Row("A title " * 90, red, red, [blue] * count) for count in counts]
+    text = module.Text("A title", "details " * 90, "a notice " * 90)
+    sheet = module.contact_sheet(rows, text)
     colors = {color: n for n, color in sheet.getcolors(sheet.width * sheet.height)}
     width, height = module.cell_size(red.size)
-    assert colors[(255, 0, 0)] == 2 * width * height
-    assert colors[(0, 0, 255)] == count * width * height
+    assert colors[(255, 0, 0)] == 2 * len(rows) * width * height
+    assert colors[(0, 0, 255)] == sum(counts) * width * height
 
 
 @pytest.mark.parametrize(
@@ -133,34 +164,39 @@ def test_sheets_of_any_number_of_variations(count):
         (["--variations", "many"], "invalid int value: 'many'"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
         (["--comfyui", str(DEMO)], "there is no ComfyUI in"),
+        (["--engine", "magic"], "invalid choice: 'magic'"),
+        (["--engine", DIFFUSERS, "--comfyui", str(DEMO)], "leave out one of the two"),
+        (["--engine", DIFFUSERS, "--checkpoint", str(CAT)], "--checkpoint needs a ComfyUI"),
+        (["--engine", DIFFUSERS, "--image", str(DEMO / "options.py")], "cannot be read as a pic"),
+        (["--engine", DIFFUSERS, "--prompt", "Two foxes"], "does not know the word 'foxes'"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(arguments, sentence):
     assert sentence in refusal(*arguments)
 
 
-def test_without_any_comfyui_it_says_so(tmp_path):
+@pytest.fixture
+def no_comfyui(tmp_path, monkeypatch):
     """An empty home, and git pointed away from the network."""
-    unreachable = {
-        "HOME": str(tmp_path),
-        "USERPROFILE": str(tmp_path),
-        "COMFYUI_PATH": "",
-        "GIT_ALLOW_PROTOCOL": "none",
-    }
     if (REPO / ".cache" / "ComfyUI").exists() or REPO.parent.name == "custom_nodes":
         pytest.skip("this checkout has a ComfyUI of its own")
-    result = subprocess.run(
-        command(), capture_output=True, text=True, timeout=60, env={**os.environ, **unreachable}
-    )
-    assert result.returncode == 1 and TRACE not in result.stderr
-    assert "there is no ComfyUI: give its folder with --comfyui" in result.stderr
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("COMFYUI_PATH", "")
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "none")
 
 
-@pytest.mark.host
-def test_a_file_that_is_no_picture(host):
-    source = DEMO / "photos" / "SOURCES.md"
-    sentence = refusal("--comfyui", host.path, "--image", source)
-    assert "SOURCES.md cannot be read as a picture" in sentence
+def test_without_any_comfyui_the_other_engine_makes_them(no_comfyui, tmp_path):
+    result = demo("--output", tmp_path, "--image", CAT, "--steps", 5, "--variations", 1)
+    assert result.returncode == 0, result.stderr
+    assert "with diffusers" in result.stdout and "without ComfyUI" in result.stdout
+    names = {"contact_sheet.png", "reconstruction.png", "variation_1.png", "home"}
+    assert {path.name for path in tmp_path.iterdir()} <= names
+
+
+def test_what_needs_a_comfyui_says_so(no_comfyui):
+    assert refusal("--engine", "comfyui").endswith("give its folder with --comfyui")
+    assert "--checkpoint needs a ComfyUI and there is none" in refusal("--checkpoint", CAT)
 
 
 @pytest.mark.host

@@ -1,0 +1,148 @@
+"""The demo model is one model: in ComfyUI and in diffusers, assembled or in its parts.
+
+Its weights belong to the repository: where they are missing, these tests fail.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import graph
+import pytest
+import torch
+from graph import relative
+
+pytest.importorskip("diffusers")
+DEMO = Path(__file__).resolve().parent.parent / "demo"
+sys.path += [str(DEMO), str(DEMO / "model")]
+
+import assemble
+import diffusers_engine
+import exemplars
+import vocabulary
+from comfyui_rival.rival_core import diffusers_engine as engine
+from comfyui_rival.rival_core.alignment import Exemplar
+from scenes import all_attributes, caption, make_scene
+from text import is_held_out
+
+TOLERANCE = 1e-3
+STEPS = 10  # a fifth of the demo's; see test_two_hosts_agree
+SCENE = exemplars.scene(exemplars.SCENES[0], 1, None)
+
+
+@pytest.fixture(scope="module")
+def without_host():
+    return diffusers_engine.DemoModel()
+
+
+@pytest.fixture(scope="module")
+def in_host(host):
+    """(MODEL, CLIP, VAE), as core's checkpoint loader gives them."""
+    import comfy.sd
+
+    return comfy.sd.load_checkpoint_guess_config(str(assemble.checkpoint()))[:3]
+
+
+def conditioning(clip, text: str):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def pixels(exemplar: exemplars.Exemplar) -> torch.Tensor:
+    """The IMAGE that LoadImage makes of it."""
+    data = torch.frombuffer(bytearray(exemplar.picture.tobytes()), dtype=torch.uint8)
+    return data.view(1, exemplar.picture.height, exemplar.picture.width, 3) / 255
+
+
+@pytest.mark.host
+@torch.inference_mode()
+def test_two_hosts_agree(in_host, without_host):
+    """From picture and captions to latents and pixels, two variations at once.
+
+    Ten steps show what fifty do: the chain's error was 1.8e-4 after 10 and 2.3e-4 after 50, nearly
+    all of it ComfyUI's vae_scale, which is 0.18215 rounded to half precision.
+    """
+    model, clip, vae = in_host
+    latent = {"samples": vae.encode(pixels(SCENE))}
+    empty, text = conditioning(clip, ""), conditioning(clip, SCENE.prompt)
+    theirs, _ = graph.invert(model, latent, empty, steps=STEPS)
+    patched = graph.patch(model, theirs)
+    wanted = graph.rival_sample(patched, theirs, text, empty, seed=3, batch_size=2)
+
+    ours, prompts = without_host, [without_host.prompt(t) for t in ("", SCENE.prompt)]
+    chain = engine.invert(ours.denoiser, ours.encode(SCENE.picture), prompts[0], STEPS)
+    got = engine.sample(
+        ours.denoiser, chain, [Exemplar(chain)], *prompts[::-1], seed=3, draws=range(2)
+    )
+    scale = model.model.latent_format.scale_factor
+    errors = relative(chain.latents, theirs.latents), relative(got, scale * wanted)
+    print("relative error of the chain {:.1e}, of the variations {:.1e}".format(*errors))
+    assert max(errors) < TOLERANCE
+    seen = ours.autoencoder.decode(got).sample.movedim(1, -1) / 2 + 0.5
+    assert (seen.clamp(0, 1) - vae.decode(wanted)).abs().max() < 0.02
+
+
+@pytest.mark.host
+def test_the_seeded_text_encoder_is_the_one_of_training(without_host):
+    """Weight for weight what the host's own classes are filled with, in half precision."""
+    import checkpoints
+
+    ours = without_host.text.weights()
+    theirs = checkpoints.clip(0)
+    assert ours.keys() == {name for name in theirs if name.startswith("text_model.")}
+    assert all(torch.equal(ours[name], theirs[name].half()) for name in ours)
+
+
+@pytest.mark.host
+def test_texts_are_encoded_as_in_the_host(in_host, without_host, tmp_path):
+    """By the assembled checkpoint, and by CLIPLoader from a file with nothing else in it."""
+    import comfy.sd
+    from safetensors.torch import save_file
+
+    save_file(without_host.text.weights(), tmp_path / "clip.safetensors")
+    alone = comfy.sd.load_clip([str(tmp_path / "clip.safetensors")])
+    for text in ("", SCENE.prompt, "Three RED circles"):
+        for clip in (in_host[1], alone):
+            assert relative(without_host.text([text]), conditioning(clip, text)[0][0]) < 1e-5
+
+
+@pytest.mark.host
+def test_the_vocabulary_is_the_hosts():
+    from comfy.sd1_clip import SDTokenizer
+
+    tokenizer, ours = SDTokenizer(), vocabulary.Vocabulary()
+    made = vocabulary.table(tokenizer, vocabulary.words_of_captions())
+    assert made == {"begin": ours.begin, "end": ours.end, "words": ours.words}
+    for text in ["", "A Red  star", "red " * 90, *map(caption, all_attributes()[::50])]:
+        batch = tokenizer.tokenize_with_weights(text)
+        assert ours.tokens(text) == [token for token, _ in batch[0]]
+
+
+def test_a_caption_has_only_known_words():
+    ours = vocabulary.Vocabulary()
+    assert not any(ours.unknown(caption(a)) for a in all_attributes())
+    assert ours.unknown("three red Foxes on a moor") == ["Foxes", "moor"]
+
+
+def test_the_demos_scenes_were_never_trained_on_and_differ():
+    shown = [make_scene(seed).attributes for seed in exemplars.SCENES]
+    assert all(map(is_held_out, shown))
+    for part in ("color", "kind", "background", "texture"):
+        assert len({getattr(attributes, part) for attributes in shown}) == len(shown), part
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"), [((128, 128), (128, 128)), ((640, 480), (144, 112)), ((9, 9000), (8, 4048))]
+)
+def test_pictures_are_fitted_to_the_demo_model(size, fitted):
+    from PIL import Image
+
+    exemplar = exemplars.fitted("a name", Image.new("RGB", size), "")
+    assert exemplar.picture.size == fitted
+    assert exemplar.megapixels == fitted[0] * fitted[1] / 1024**2
+
+
+def test_missing_weights_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "WEIGHTS", tmp_path / "weights")
+    with pytest.raises(assemble.MissingWeights, match="weights are not in"):
+        assemble.parts()
