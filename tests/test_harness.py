@@ -78,6 +78,13 @@ def test_torch_never_resolves_on_its_own():
     assert environment.capable_interpreter(["no-such-distribution-anywhere"]) is None
 
 
+def test_without_a_host_nothing_of_a_host_is_needed(monkeypatch):
+    looked_for = []
+    monkeypatch.setattr(environment, "_is_installed", lambda name: not looked_for.append(name))
+    assert environment.capable_interpreter(environment.ENGINE_NEEDS) == Path(sys.executable)
+    assert set(looked_for) == {"torch", *environment.CORE_NEEDS, *environment.ENGINE_NEEDS}
+
+
 @pytest.mark.host
 @pytest.mark.parametrize("family", ["sd15", "sd2_v", "sdxl", "sd15_inpaint", "flux", "sd3"])
 def test_tiny_models_are_seeded_and_finite(family):
