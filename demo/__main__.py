@@ -49,11 +49,15 @@ def run(options: Options, host: hosts.Host | None, python: Path) -> None:
     import session
 
     if host:
-        from comfyui_engine import ComfyUIEngine as Engine
+        from comfyui_engine import ComfyUIEngine
+
+        engine = ComfyUIEngine(host, python)
     else:
-        from diffusers_engine import DiffusersEngine as Engine
+        from diffusers_engine import DiffusersEngine
+
+        engine = DiffusersEngine()
     try:
-        session.run(options, Engine(host, python) if host else Engine())
+        session.run(options, engine)
     except assemble.MissingWeights as error:
         raise DemoError(str(error)) from error
 
