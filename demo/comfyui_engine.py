@@ -28,7 +28,7 @@ class ComfyUIEngine:
         self.host, self.python = host, python  # the latter has what ComfyUI needs
 
     def __str__(self) -> str:
-        return str(self.host)
+        return f"ComfyUI {self.host.version}"
 
     def run(self, options: Options, exemplars: Sequence[Exemplar]) -> list[Pictures]:
         checkpoint = options.checkpoint or assemble.checkpoint()
@@ -46,7 +46,7 @@ class ComfyUIEngine:
         place(checkpoint, base / "models" / "checkpoints" / checkpoint.name)
         # A CPU is quicker with the demo model's few weights widened once than at every call.
         arguments = ["--force-fp32"] if options.checkpoint is None else []
-        print("Starting ComfyUI", flush=True)
+        print(f"Starting {self.host}", flush=True)
         with comfy_process.running(self.host, self.python, base, arguments) as client:
             prompt = fitting_prompt(client)
             return [
