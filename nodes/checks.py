@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..rival_core.chain import Chain, ModelCard
 from ..rival_core.errors import RivalError
+from .alignment import exemplars_of
 
 # Keys of a conditioning entry that make it act on a part of the image, the schedule or the model.
 PARTIAL = {
@@ -71,6 +72,14 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
                 "instead"
             )
     return conditioning
+
+
+def unpatched(model) -> None:
+    if exemplars_of(model):
+        raise RivalError(
+            "this model already carries RIVAL Patch Model: connect the model from before the "
+            "patch, since the exemplar is inverted by the plain model"
+        )
 
 
 def finite(name: str, value: float) -> float:

@@ -22,11 +22,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..rival_core import inversion
 from ..rival_core.chain import ModelCard
 from ..rival_core.errors import RivalError
-from ..rival_core.inversion import invert_ddim
-from ..rival_core.scaling import Scaling
-from ..rival_core.schedule import LogLinearTimesteps, TableTimesteps, Timesteps
+from ..rival_core.inversion import Inversion, Solver
+from ..rival_core.scaling import FlowScaling, Scaling
+from ..rival_core.schedule import FlowTimesteps, LogLinearTimesteps, TableTimesteps, Timesteps
 
 # The image UNets, by ComfyUI's class names, and the latent area they were trained at.
 FAMILIES = {
@@ -67,9 +68,8 @@ def model_card(model: ModelPatcher) -> ModelCard:
             f"{family} models are not supported yet: load an SD1.x, SD2 or SDXL checkpoint"
         )
     sampling = model.get_model_object("model_sampling")
-    if not isinstance(sampling, comfy.model_sampling.EPS) or isinstance(
-        sampling, comfy.model_sampling.IMG_TO_IMG
-    ):
+    known = is_flow(model) or isinstance(sampling, comfy.model_sampling.EPS)
+    if not known or isinstance(sampling, comfy.model_sampling.IMG_TO_IMG):
         kind = ", ".join(base.__name__ for base in type(sampling).__bases__)
         raise RivalError(
             f"{family} with the model sampling {kind} is not supported: remove the node that set it"
@@ -99,6 +99,14 @@ def latent_channels(model: ModelPatcher) -> int:
     return model.get_model_object("latent_format").latent_channels
 
 
+def is_flow(model: ModelPatcher) -> bool:
+    """Whether the model was trained, or is sampled, as a rectified flow."""
+    sampling = model.get_model_object("model_sampling")
+    return isinstance(sampling, comfy.model_sampling.CONST) and isinstance(
+        sampling, comfy.model_sampling.ModelSamplingDiscreteFlow
+    )
+
+
 def is_inpainting(model: ModelPatcher) -> bool:
     """Whether the UNet takes a mask and a masked image beside the latent (9 channels)."""
     return "masked_image" in model.model.concat_keys
@@ -106,12 +114,16 @@ def is_inpainting(model: ModelPatcher) -> bool:
 
 def scaling_of(model: ModelPatcher) -> Scaling:
     sampling = model.get_model_object("model_sampling")
+    if is_flow(model):
+        return FlowScaling(float(sampling.sigma_max))
     return Scaling(float(sampling.sigma_max), float(sampling.sigma_data))
 
 
 def timesteps_of(model: ModelPatcher) -> Timesteps:
     """The model's map between sigma and the 1000 training timesteps."""
     sampling = model.get_model_object("model_sampling")
+    if is_flow(model):
+        return FlowTimesteps(float(sampling.shift))
     if not hasattr(sampling, "num_timesteps"):
         return LogLinearTimesteps(float(sampling.sigma_min), float(sampling.sigma_max))
     if len(sampling.sigmas) != sampling.num_timesteps:
@@ -133,21 +145,27 @@ def scheduler_sigmas(model: ModelPatcher, schedule: str, steps: int) -> Tensor:
 class InversionSampler(comfy.samplers.Sampler):
     """Runs the inversion where ComfyUI runs a sampler: model loaded, conditioning encoded."""
 
-    def __init__(self, scaling: Scaling):
-        self.scaling = scaling
-        self.latents: list[Tensor] = []
+    def __init__(self, scaling: Scaling, solver: Solver):
+        self.scaling, self.solver = scaling, solver
+        self.result: Inversion | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_, **__):
+        calls = self.solver.most_evaluations
+
         def model(x, sigma):
             comfy.model_management.throw_exception_if_processing_interrupted()
             return model_wrap(x, sigma, **extra_args)
 
         def report(state):
-            callback(state["i"], state["denoised"], state["x"], len(sigmas) - 1)
+            done = state["i"] * calls + state["iteration"]
+            callback(done, state["denoised"], state["x"], (len(sigmas) - 1) * calls)
 
-        latents = invert_ddim(model, latent_image.float(), sigmas.flip(0), self.scaling, report)
-        self.latents = [x.to(comfy.model_management.intermediate_device()) for x in latents]
-        return latents[-1]
+        inverted = inversion.invert(
+            model, latent_image.float(), sigmas.flip(0), self.scaling, self.solver, report
+        )
+        kept = [x.to(comfy.model_management.intermediate_device()) for x in inverted.latents]
+        self.result = inverted._replace(latents=kept)
+        return inverted.latents[-1]
 
 
 class RescaledSampler(comfy.samplers.Sampler):
@@ -161,19 +179,27 @@ class RescaledSampler(comfy.samplers.Sampler):
 
 
 def invert(
-    model: ModelPatcher, latent: Tensor, positive: Any, negative: Any, cfg: float, sigmas: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The chain's latents [S + 1, C, H, W] and its end as the samples of a LATENT.
+    model: ModelPatcher,
+    latent: Tensor,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    sigmas: Tensor,
+    solver: Solver,
+) -> tuple[Inversion, Tensor]:
+    """The inversion of one image, and its end as the samples of a LATENT.
 
-    sigmas: [S + 1], falling. Cost: S model calls, twice the rows when cfg is not 1.
+    sigmas: [S + 1], falling. Cost: up to S * solver.most_evaluations model calls, of twice the
+    rows when cfg is not 1.
     """
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive, **({"negative": negative} if negative else {})})
     guider.set_cfg(cfg)
-    sampler = InversionSampler(scaling_of(model))
-    callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
+    sampler = InversionSampler(scaling_of(model), solver)
+    steps = (len(sigmas) - 1) * solver.most_evaluations
+    callback = latent_preview.prepare_callback(model, steps)
     end = guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback)
-    return torch.cat(sampler.latents), end.to(comfy.model_management.intermediate_device())
+    return sampler.result, end.to(comfy.model_management.intermediate_device())
 
 
 def sample(

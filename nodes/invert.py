@@ -2,22 +2,74 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from comfy_api.latest import io
 
 from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
+from ..rival_core.inversion import SOLVERS, Solver
+from ..rival_core.report import residual_table, summary, unsolved_notice
 from ..rival_core.schedule import check_sigmas, rival_sigmas
 from . import checks, host
-from .alignment import exemplars_of
 from .schema import RivalChain, advanced, named, notify, output, schema
 
 NODE = "RIVAL Invert"
-SOLVERS = ["ddim"]
+
+
+def solver_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "solver",
+            options=list(SOLVERS),
+            default="ddim",
+            tooltip="How each step is inverted. ddim: one model call, as in the RIVAL paper; "
+            "drifts at few steps. anderson: solved to its fixed point, so that 20 steps bring the "
+            "photo back. fixed_point and empirical: the plain iteration, and AIDI's two-point one.",
+        ),
+        io.Int.Input(
+            "iterations",
+            default=5,
+            min=1,
+            max=100,
+            tooltip="At most so many model calls a step; ddim always takes one.",
+        ),
+        io.Float.Input(
+            "tolerance",
+            default=1e-4,
+            min=0.0,
+            max=1.0,
+            step=1e-6,
+            round=False,
+            tooltip="A step is solved once the model would change its latent by less than this "
+            "share; then no further calls are spent on it. 0 never stops early. Not for ddim.",
+        ),
+    ]
+
+
+def anderson_inputs() -> list[io.Input]:
+    window = io.Int.Input(
+        "anderson_window",
+        default=1,
+        min=1,
+        max=10,
+        tooltip="How many earlier iterates anderson mixes in. 1 is the most reliable.",
+    )
+    mixing = io.Float.Input(
+        "anderson_mixing",
+        default=1.0,
+        min=0.05,
+        max=1.0,
+        step=0.05,
+        tooltip="How far anderson follows the model's answer: 1 is all the way, lower is "
+        "slower and calmer.",
+    )
+    return [advanced(window), advanced(mixing)]
 
 
 class RivalInvert(io.ComfyNode):
-    """Inverts an image into its diffusion chain (RIVAL section 3.1)."""
+    """Inverts an image into its diffusion chain (RIVAL section 3.1; AIDI)."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,7 +80,8 @@ class RivalInvert(io.ComfyNode):
             description=(
                 "Turns a photo into its diffusion chain: every latent from the image to noise, as "
                 "this model would have made it. Connect the chain to RIVAL Patch Model and RIVAL "
-                "KSampler. One model call a step; the chain is cached until an input changes."
+                "KSampler. ddim takes one model call a step, the exact solvers up to `iterations`; "
+                "the chain is cached until an input changes."
             ),
             inputs=[
                 io.Model.Input(
@@ -51,8 +104,8 @@ class RivalInvert(io.ComfyNode):
                     default=50,
                     min=1,
                     max=10000,
-                    tooltip="Steps of the chain, one model call each. The sampler walks the same "
-                    "steps. More is more exact: 50 is the paper's.",
+                    tooltip="Steps of the chain; the sampler walks the same ones. More is more "
+                    "exact: 50 is the paper's for ddim, anderson does with 20.",
                 ),
                 io.Combo.Input(
                     "schedule",
@@ -62,13 +115,7 @@ class RivalInvert(io.ComfyNode):
                     "for 5 to 400 steps. The others are ComfyUI's; take sgm_uniform for fewer "
                     "steps.",
                 ),
-                io.Combo.Input(
-                    "solver",
-                    options=SOLVERS,
-                    default="ddim",
-                    tooltip="How each step is inverted. ddim: one model call a step, as in the "
-                    "paper.",
-                ),
+                *solver_inputs(),
                 advanced(
                     io.Float.Input(
                         "cfg",
@@ -77,9 +124,11 @@ class RivalInvert(io.ComfyNode):
                         max=30.0,
                         step=0.1,
                         tooltip="Guidance during the inversion. 1 (no guidance) is exact enough to "
-                        "sample from; higher needs a negative, doubles the cost and drifts.",
+                        "sample from; higher needs a negative, doubles the cost, drifts with "
+                        "ddim and may not converge with the other solvers.",
                     )
                 ),
+                *anderson_inputs(),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
@@ -110,52 +159,52 @@ class RivalInvert(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, latent, positive, steps, schedule, solver, cfg, negative=None, sigmas=None
+        cls,
+        model,
+        latent,
+        positive,
+        steps,
+        schedule,
+        solver,
+        iterations,
+        tolerance,
+        cfg,
+        anderson_window,
+        anderson_mixing,
+        negative=None,
+        sigmas=None,
     ) -> io.NodeOutput:
         with named(NODE):
             card = host.model_card(model)
-            cls.refuse_patched(model)
+            checks.unpatched(model)
+            solver = Solver(solver, iterations, tolerance, anderson_window, anderson_mixing)
             image = checks.latent_image(latent, host.latent_channels(model))
             positive, negative = cls.conditioning(model, image, positive, negative)
             cls.check_guidance(cfg, negative)
             falling = cls.sigmas(model, steps, schedule, sigmas)
-            notices = notify(NODE, cls.notices(card.family, latent, image))
-            latents, end = host.invert(model, image, positive, negative, cfg, falling)
-            cls.refuse_nan(latents)
+            notices = notify(NODE, cls.notices(model, card.family, latent, image))
+            inversion, end = host.invert(model, image, positive, negative, cfg, falling, solver)
         chain = Chain(
             sigmas=falling.flip(0),
-            latents=latents,
+            latents=torch.cat(inversion.latents),
             scaling=host.scaling_of(model),
             model=card,
             positive=positive,
             negative=negative,
+            cfg=cfg,
             solver=solver,
             schedule="sigmas" if sigmas is not None else schedule,
-            evaluations=(len(falling) - 1) * (1 if cfg == 1.0 else 2),
+            residuals=inversion.residuals[:, 0],
+            calls=inversion.evaluations[:, 0],
         )
-        text = f"{chain.steps} steps, {chain.evaluations} model evaluations, sigma {chain.top:.4g}"
-        return output(cls, chain, {"samples": end}, text=[*notices, text])
-
-    @classmethod
-    def refuse_patched(cls, model) -> None:
-        if exemplars_of(model):
-            raise RivalError(
-                "this model already carries RIVAL Patch Model: connect the model from before the "
-                "patch, since the exemplar is inverted by the plain model"
-            )
+        logging.info("%s: %s\n%s", NODE, summary(chain), residual_table(chain))
+        notices += notify(NODE, unsolved_notice(chain))
+        return output(cls, chain, {"samples": end}, text=[*notices, summary(chain)])
 
     @classmethod
     def check_guidance(cls, cfg, negative) -> None:
         if checks.finite("cfg", cfg) != 1.0 and negative is None:
             raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
-
-    @classmethod
-    def refuse_nan(cls, latents) -> None:
-        if not torch.isfinite(latents).all():
-            raise RivalError(
-                "the inversion ran into NaN or infinity: run the model in float32 (--force-fp32) "
-                "or use another schedule"
-            )
 
     @classmethod
     def conditioning(cls, model, image, positive, negative):
@@ -182,7 +231,7 @@ class RivalInvert(io.ComfyNode):
         return check_sigmas(host.scheduler_sigmas(model, schedule, steps))
 
     @classmethod
-    def notices(cls, family, latent, image) -> list[str]:
+    def notices(cls, model, family, latent, image) -> list[str]:
         notices = []
         tokens, native = image.shape[2] * image.shape[3], host.FAMILIES[family]
         if tokens > 2 * native:
@@ -192,4 +241,9 @@ class RivalInvert(io.ComfyNode):
             )
         if "noise_mask" in latent:
             notices.append("the latent's noise_mask is not used: the whole image is inverted")
+        if host.is_flow(model):
+            notices.append(
+                "core samplers cannot continue a flow model from the noise output: take RIVAL "
+                "KSampler or RIVAL Noise"
+            )
         return notices

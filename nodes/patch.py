@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rival_core.alignment import Exemplar
+from ..rival_core.errors import RivalError
 from ..rival_core.gates import Gates
 from . import checks, host
 from .alignment import align
@@ -100,5 +101,10 @@ class RivalPatchModel(io.ComfyNode):
     ) -> io.NodeOutput:
         with named(NODE):
             checks.same_model(chain, host.model_card(model))
+            if host.is_flow(model):
+                raise RivalError(
+                    "alignment is not supported for models sampled as a flow yet: remove the node "
+                    "that set that sampling, or use the chain without this patch"
+                )
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
             return io.NodeOutput(align(model, Exemplar(chain, gates, strength)))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .inversion import DDIM, Solver
 from .scaling import Scaling
 
 
@@ -28,6 +29,8 @@ class Chain:
     latents: [S + 1, C, H, W] float32, in the model's latent space and sigma coordinates.
     positive, negative: the conditioning it was inverted with, in the host's own form; with a
         negative, unconditional rows have an exemplar row of their own.
+    cfg: the guidance it was inverted with.
+    residuals, calls: [S], how well each step was solved, and with how many model calls.
     """
 
     sigmas: Tensor
@@ -36,9 +39,24 @@ class Chain:
     model: ModelCard
     positive: Any
     negative: Any = None
-    solver: str = "ddim"
+    cfg: float = 1.0
+    solver: Solver = DDIM
     schedule: str = "rival"
-    evaluations: int = 0
+    residuals: Tensor | None = None
+    calls: Tensor | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """Model evaluations that the inversion took: two a call if it was guided."""
+        calls = self.steps if self.calls is None else int(self.calls.sum())
+        return calls * (1 if self.cfg == 1.0 else 2)
+
+    @property
+    def unsolved(self) -> list[int]:
+        """The steps, from 0, at which an iterating solver stopped above its tolerance."""
+        if self.solver.name == "ddim" or self.residuals is None:
+            return []
+        return (self.residuals > self.solver.tolerance).nonzero().flatten().tolist()
 
     @property
     def steps(self) -> int:

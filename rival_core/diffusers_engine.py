@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import inversion
 from .alignment import Exemplar, Layer, Step, steering
 from .attention import Tokens, blended_attention, lengthen
 from .chain import Chain
 from .diffusers_model import Model, Prompt
 from .errors import RivalError
-from .inversion import invert_ddim, to_d
+from .inversion import DDIM, Solver, to_d
 from .noise import start_latents
 from .schedule import check_sigmas, rival_sigmas
 
@@ -36,11 +37,12 @@ def invert(
     cfg: float = 1.0,
     sigmas: Tensor | None = None,
     callback: Callable[[dict], None] | None = None,
+    solver: Solver = DDIM,
 ) -> Chain:
     """The chain of one clean latent [1, C, H, W], as RIVAL Invert makes it.
 
-    sigmas: falling; in place of the paper's `steps`. Cost: S UNet calls, of two rows if cfg is
-    not 1.
+    sigmas: falling; in place of the paper's `steps`. Cost: up to S * solver.most_evaluations UNet
+    calls, of two rows if cfg is not 1.
     """
     if latent.ndim != 4 or len(latent) != 1:
         raise RivalError(f"the latent has the shape {list(latent.shape)}: give one image's")
@@ -50,16 +52,20 @@ def invert(
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return guided(model, x, float(sigma[0]), prompts, cfg)
 
-    latents = invert_ddim(denoise, model.on_device(latent), rising, model.scaling, callback)
+    x = model.on_device(latent)
+    inverted = inversion.invert(denoise, x, rising, model.scaling, solver, callback)
     return Chain(
         sigmas=rising,
-        latents=torch.cat(latents).cpu(),
+        latents=torch.cat(inverted.latents).cpu(),
         scaling=model.scaling,
         model=model.card,
         positive=positive,
         negative=negative,
+        cfg=cfg,
+        solver=solver,
         schedule="rival" if sigmas is None else "sigmas",
-        evaluations=(len(rising) - 1) * len(prompts),
+        residuals=inverted.residuals[:, 0],
+        calls=inverted.evaluations[:, 0],
     )
 
 

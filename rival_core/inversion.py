@@ -1,44 +1,201 @@
-"""From an image to its chain."""
+"""From an image to its chain: every inversion step solved as a fixed point (AIDI, 2309.04907)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from .errors import RivalError
 from .scaling import Scaling
+
+SOLVERS = ("ddim", "fixed_point", "anderson", "empirical")
+RIDGE = 1e-7  # of the Gram matrix's trace: what float32 inner products know
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How the fixed point of each inversion step is found.
+
+    ddim is one evaluation and not exact. The others evaluate the model until the relative
+    residual |f(y) - y| / |y| is at most `tolerance`, or `iterations` times: fixed_point goes on
+    with f(y), empirical with the mean of the last two f(y) (AIDI_E), anderson with the
+    combination of the last window + 1 whose residual is smallest (AIDI_A; mixing 1 is undamped).
+    """
+
+    name: str = "ddim"
+    iterations: int = 5
+    tolerance: float = 1e-4
+    window: int = 1
+    mixing: float = 1.0
+
+    def __post_init__(self):
+        if self.name not in SOLVERS:
+            raise RivalError(f"solver is {self.name!r}: choose one of {', '.join(SOLVERS)}")
+        for name, value in (("iterations", self.iterations), ("anderson_window", self.window)):
+            if value < 1:
+                raise RivalError(f"{name} is {value}: give 1 or more")
+        if not 0.0 <= self.tolerance < float("inf"):
+            raise RivalError(f"tolerance is {self.tolerance}: give 0 or more")
+        if not 0.0 < self.mixing <= 1.0:
+            raise RivalError(f"anderson_mixing is {self.mixing}: give more than 0, up to 1")
+
+    @property
+    def most_evaluations(self) -> int:
+        """Model calls that one step may take."""
+        return 1 if self.name == "ddim" else self.iterations
+
+    @property
+    def remembered(self) -> int:
+        """Evaluations that the next iterate is made from."""
+        return {"anderson": self.window + 1, "empirical": 2}.get(self.name, 1)
+
+    def next(self, points: Sequence[Tensor], images: Sequence[Tensor]) -> Tensor:
+        """The next iterate, from the last iterates y and their images f(y), oldest first."""
+        if self.name == "empirical":
+            return torch.stack([*images]).mean(dim=0)
+        if self.name == "anderson" and len(images) > 1:
+            return anderson_step(points, images, self.mixing)
+        return images[-1]
+
+
+DDIM = Solver()
+
+
+class Inversion(NamedTuple):
+    """What an inversion leaves: the latents, and how well each of its steps was solved."""
+
+    latents: list[Tensor]  # S + 1 of [B, C, H, W], in the order of the sigmas
+    residuals: Tensor  # [S, B], of the last y that the model saw; the kept one is one update on
+    evaluations: Tensor  # [S, B], model calls
 
 
 def to_d(x: Tensor, sigma: float, denoised: Tensor) -> Tensor:
-    """The derivative dx/dsigma, which for eps- and v-models is the predicted noise."""
+    """The derivative dx/dsigma: the predicted noise of eps- and v-models, the flow's velocity."""
     return (x - denoised) / sigma
 
 
-def invert_ddim(
+def invert(
     model: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     sigmas: Tensor,
     scaling: Scaling,
+    solver: Solver = DDIM,
     callback: Callable[[dict], None] | None = None,
-) -> list[Tensor]:
-    """DDIM inversion with the target-timestep pairing (RIVAL section 3.1; official code).
+) -> Inversion:
+    """The inverse of Euler's (DDIM's) walk from noise to x, step by step.
 
-    The noise that carries a latent from sigma to the next is predicted from that latent
-    relabelled as one at the next sigma. Order 1, not exact.
+    The step up from sigma to the next solves y = f(y) = x + (next - sigma) d(y, next), whose
+    solution Euler's step down takes back to x. The first iterate is x relabelled as a latent at
+    the next sigma, so ddim is RIVAL's inversion (section 3.1; official code).
 
-    model:  (x [B, C, H, W], sigma [B]) -> denoised [B, C, H, W].
+    model:  (x [B, C, H, W], sigma [B]) -> denoised [B, C, H, W]; images that have converged are
+            left out of the batch.
     x:      [B, C, H, W], a clean latent: it enters as one noised to sigmas[0].
     sigmas: [S + 1], rising.
-    Returns the S + 1 latents, in the order of the sigmas. Cost: S model calls.
+    Cost: up to S * solver.most_evaluations model calls. RivalError, naming step and iteration,
+    as soon as anything is not finite.
     """
     levels = sigmas.tolist()
     x = scaling.rescale(x, 0.0, levels[0])
-    latents = [x]
+    latents, solved = [x], []
     for i, (sigma, target) in enumerate(zip(levels, levels[1:])):
-        x_hat = scaling.rescale(x, sigma, target)
-        denoised = model(x_hat, x.new_full([len(x)], target))
-        x = x + (target - sigma) * to_d(x_hat, target, denoised)
+        report = Report(i, len(levels) - 1, target, callback)
+        function = step_function(model, x, sigma, target, report)
+        x, *figures = solve(function, scaling.rescale(x, sigma, target), solver)
         latents.append(x)
-        if callback is not None:
-            callback({"x": x, "i": i, "sigma": target, "sigma_hat": target, "denoised": denoised})
-    return latents
+        solved.append(figures)
+    residuals, evaluations = (torch.stack(figures) for figures in zip(*solved))
+    return Inversion(latents, residuals, evaluations)
+
+
+class Report(NamedTuple):
+    """Who is told of every evaluation of one step."""
+
+    step: int
+    steps: int
+    sigma: float
+    callback: Callable[[dict], None] | None
+
+    def __call__(self, iteration: int, y: Tensor, denoised: Tensor) -> None:
+        if not torch.isfinite(y).all():
+            raise RivalError(
+                f"the inversion ran into NaN or infinity at step {self.step + 1} of {self.steps}, "
+                f"iteration {iteration + 1}: run the model in float32 (--force-fp32), set cfg to "
+                "1, or use another schedule or solver"
+            )
+        if self.callback is not None:
+            state = {"x": y, "i": self.step, "iteration": iteration, "denoised": denoised}
+            self.callback({**state, "sigma": self.sigma, "sigma_hat": self.sigma})
+
+
+def step_function(
+    model: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: float, target: float,
+    report: Report,
+) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """f, whose fixed point is the inverse of Euler's step from `target` down to x at sigma."""
+
+    def function(y: Tensor, rows: Tensor, iteration: int) -> Tensor:
+        denoised = model(y, y.new_full([len(y)], target))
+        image = x[rows] + (target - sigma) * to_d(y, target, denoised)
+        report(iteration, image, denoised)
+        return image
+
+    return function
+
+
+def solve(
+    function: Callable[[Tensor, Tensor, int], Tensor], start: Tensor, solver: Solver
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The fixed points y = f(y) near start [B, ...]: (y, residual [B], evaluations [B]).
+
+    function: (y of the rows still at work, those rows' numbers [b], iteration) -> f(y).
+    """
+    solution = start.clone()
+    residual, spent = torch.zeros(len(start)), torch.zeros(len(start), dtype=torch.long)
+    rows, y = torch.arange(len(start)), start
+    points: list[Tensor] = []
+    images: list[Tensor] = []
+    for k in range(solver.most_evaluations):
+        points, images = [*points, y], [*images, function(y, rows, k)]
+        points, images = points[-solver.remembered :], images[-solver.remembered :]
+        solution[rows] = solver.next(points, images)
+        residual[rows] = relative_norm(images[-1] - points[-1], points[-1])
+        spent[rows] += 1
+        going = residual[rows] > solver.tolerance
+        if not going.any():
+            break
+        if not going.all():
+            rows = rows[going]
+            points, images = [p[going] for p in points], [f[going] for f in images]
+        y = solution[rows]
+    return solution, residual, spent
+
+
+def anderson_step(points: Sequence[Tensor], images: Sequence[Tensor], mixing: float) -> Tensor:
+    """Anderson acceleration: the mix of the last iterates whose residual is smallest, per sample.
+
+    points, images: m + 1 tensors y and f(y), [B, ...], oldest first. Regularised least squares;
+    for m = 1 it is (1 - theta) f(y_n) + theta f(y_n-1), theta = <g_n, dg> / |dg|^2, g = f(y) - y.
+    """
+    y = torch.stack([*points], dim=1).flatten(2)  # [B, m + 1, N]
+    g = torch.stack([*images], dim=1).flatten(2) - y
+    dy, dg = y.diff(dim=1), g.diff(dim=1)
+    # Few and tiny systems: solved in double precision, on the CPU, which every device can reach.
+    gram = torch.einsum("bin,bjn->bij", dg, dg).cpu().double()
+    right = torch.einsum("bin,bn->bi", dg, g[:, -1]).cpu().double()
+    trace = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
+    ridge = RIDGE * trace + torch.finfo(torch.float64).tiny  # a zero system has the solution zero
+    theta = torch.linalg.solve(gram + ridge * torch.eye(gram.shape[1]), right)
+    theta = theta.to(g)[:, None]  # [B, 1, m]
+    mixed = (y[:, -1:] - theta @ dy) + mixing * (g[:, -1:] - theta @ dg)
+    return mixed.unflatten(2, points[0].shape[1:])[:, 0]
+
+
+def relative_norm(x: Tensor, reference: Tensor) -> Tensor:
+    """|x| / |reference| of each sample, [B], on the CPU."""
+    norm = reference.flatten(1).norm(dim=1)
+    return (x.flatten(1).norm(dim=1) / norm.clamp(min=torch.finfo(norm.dtype).tiny)).float().cpu()

@@ -34,3 +34,20 @@ class Scaling:
         """
         at_top = sigma > self.sigma_max or math.isclose(sigma, self.sigma_max, rel_tol=1e-5)
         return math.sqrt(1.0 + sigma**2) if at_top else sigma
+
+
+@dataclass(frozen=True)
+class FlowScaling(Scaling):
+    """A flow model's: x = (1 - sigma) clean + sigma noise, and sigma is the time.
+
+    A latent is taken for one at another sigma as it is, which is the solvers' first iterate
+    (AIDI: f(y) = x_s + (t - s) v(y, t), from y = x_s). A clean latent has sigma 0.
+    """
+
+    sigma_max: float = 1.0
+
+    def level(self, sigma: float) -> float:
+        return 1.0
+
+    def noise_scale(self, sigma: float) -> float:
+        return sigma

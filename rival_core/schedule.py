@@ -56,6 +56,20 @@ class LogLinearTimesteps:
         return round(1000 * math.log(sigma / self.sigma_min) / span, 3)
 
 
+@dataclass(frozen=True)
+class FlowTimesteps:
+    """A flow model: sigma is 1 at percent 0 and 0 at percent 1, bent by its shift."""
+
+    shift: float
+
+    def sigma(self, t: int) -> float:
+        u = t / 1000
+        return self.shift * u / (1 + (self.shift - 1) * u)
+
+    def t(self, sigma: float) -> float:
+        return round(1000 * sigma / (self.shift - (self.shift - 1) * sigma), 3)
+
+
 def rival_timesteps(steps: int) -> list[int]:
     """The paper's timesteps, rising: leading spacing with offset 1 (1, 21, ..., 981 for 50).
 

@@ -7,7 +7,8 @@ def invert(model, latent, positive, **inputs):
     """(chain, noise LATENT) of RIVAL Invert."""
     from comfyui_rival.nodes import RivalInvert
 
-    widgets = {"steps": 50, "schedule": "rival", "solver": "ddim", "cfg": 1.0}
+    widgets = {"steps": 50, "schedule": "rival", "solver": "ddim", "iterations": 5,
+               "tolerance": 1e-4, "cfg": 1.0, "anderson_window": 1, "anderson_mixing": 1.0}
     return RivalInvert.execute(model, latent, positive, **{**widgets, **inputs}).args
 
 

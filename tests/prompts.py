@@ -35,7 +35,11 @@ def exemplar(steps: int = 6) -> dict:
             steps=steps,
             schedule="rival",
             solver="ddim",
+            iterations=5,
+            tolerance=1e-4,
             cfg=1.0,
+            anderson_window=1,
+            anderson_mixing=1.0,
         ),
     }
 

@@ -137,11 +137,32 @@ def test_other_families_are_refused_by_name(setup, family):
 
 
 def test_other_model_samplings_are_refused_by_name(setup):
+    import comfy.model_sampling
+
+    class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.IMG_TO_IMG):
+        pass
+
+    other = setup["model"].clone()
+    other.add_object_patch("model_sampling", Sampling(other.model.model_config))
+    with refuses("RIVAL Invert", "IMG_TO_IMG"):
+        invert(setup, model=other)
+
+
+def test_a_flow_is_inverted_but_not_patched(setup, caplog):
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
     flow = ModelSamplingSD3().patch(setup["model"], 3.0)[0]
-    with refuses("RIVAL Invert", "CONST"):
-        invert(setup, model=flow)
+    chain, _ = graph.invert(flow, setup["photo"], setup["prompt"], steps=10)
+    assert "RIVAL Noise" in caplog.text
+    with refuses("RIVAL Patch Model", "flow"):
+        graph.patch(flow, chain)
+
+
+@pytest.mark.parametrize("name, value", [("iterations", 0), ("tolerance", -1.0),
+                                         ("anderson_window", 0), ("anderson_mixing", 0.0)])
+def test_solver_settings(setup, name, value):
+    with refuses("RIVAL Invert", name, str(value)):
+        invert(setup, solver="anderson", **{name: value})
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd2_eps"])
@@ -229,7 +250,7 @@ def test_a_noise_mask_is_not_dropped_silently(setup):
 def test_a_model_that_predicts_nan_makes_no_chain(setup, monkeypatch):
     base = setup["model"].model
     monkeypatch.setattr(base, "_apply_model", lambda x, *_, **__: x * math.nan)
-    with refuses("RIVAL Invert", "NaN", "float32"):
+    with refuses("RIVAL Invert", "NaN", "step 1 of", "iteration 1", "float32"):
         invert(setup)
 
 

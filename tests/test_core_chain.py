@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfyui_rival.rival_core.chain import Chain, ModelCard
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.inversion import invert_ddim, to_d
+from comfyui_rival.rival_core.inversion import invert, to_d
 from comfyui_rival.rival_core.noise import STARTS, start_latents
 from comfyui_rival.rival_core.normalization import statistics
 from comfyui_rival.rival_core.scaling import Scaling
@@ -95,7 +95,7 @@ def test_ddim_pairs_the_cleaner_latent_with_the_target_sigma():
     model = Gaussian()
     sigmas = torch.tensor([0.03, 1.0, 4.0], dtype=torch.float64)
     x = torch.randn(1, 4, 3, 3, dtype=torch.float64)
-    latents = invert_ddim(model, x, sigmas, SD)
+    latents = invert(model, x, sigmas, SD).latents
     assert model.calls == [1.0, 4.0]
     entered = x * math.sqrt(1 + 0.03**2)
     assert torch.equal(latents[0], entered)
@@ -112,7 +112,7 @@ def test_ddim_inversion_is_of_first_order():
         model, sigmas = Gaussian(), geometric(steps)
         entered = SD.rescale(x, 0.0, float(sigmas[0]))
         exact = model.flow(entered, float(sigmas[0]), float(sigmas[-1]))
-        errors.append(float((invert_ddim(model, x, sigmas, SD)[-1] - exact).norm()))
+        errors.append(float((invert(model, x, sigmas, SD).latents[-1] - exact).norm()))
     ratios = [a / b for a, b in zip(errors, errors[1:])]
     assert all(1.8 < ratio < 2.2 for ratio in ratios), ratios
 

@@ -1,0 +1,65 @@
+"""What an inversion, or its way back, is worth: figures, and the sentences that say them."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from .chain import Chain
+
+
+def summary(chain: Chain) -> str:
+    """One line: steps, cost, and how well the steps were solved."""
+    text = f"{chain.steps} steps, {chain.evaluations} model evaluations, sigma {chain.top:.4g}"
+    if chain.solver.name == "ddim" or chain.residuals is None:
+        return text
+    worst = int(chain.residuals.argmax())
+    return (
+        f"{text}; {chain.solver.name}: residual {float(chain.residuals.median()):.1e} in the "
+        f"median, {float(chain.residuals[worst]):.1e} at worst (step {worst + 1})"
+    )
+
+
+def residual_table(chain: Chain) -> str:
+    """One line a step: sigma, relative residual, model calls."""
+    lines = ["step  sigma     residual  calls"]
+    if chain.residuals is not None:
+        rows = zip(chain.sigmas[1:].tolist(), chain.residuals.tolist(), chain.calls.tolist())
+        lines += [f"{i:4d}  {s:<8.4g}  {r:.1e}  {n:5d}" for i, (s, r, n) in enumerate(rows, 1)]
+    return "\n".join(lines)
+
+
+def unsolved_notice(chain: Chain) -> list[str]:
+    """What to change, if the solver stopped above its tolerance anywhere; at most one sentence."""
+    steps, solver = chain.unsolved, chain.solver
+    if not steps:
+        return []
+    worst = max(steps, key=lambda i: float(chain.residuals[i]))
+    advice = ["raise iterations or steps"]
+    if solver.name != "anderson":
+        advice.insert(0, "choose the solver anderson")
+    if chain.cfg != 1.0:
+        advice.insert(0, "set cfg to 1")
+    return [
+        f"the inversion did not converge at {len(steps)} of {chain.steps} steps: the residual "
+        f"is {float(chain.residuals[worst]):.1e} at step {worst + 1} after "
+        f"{int(chain.calls[worst])} iterations, above the tolerance {solver.tolerance:.0e}; "
+        + ", or ".join(advice)
+    ]
+
+
+def mean_squared_error(x: Tensor, reference: Tensor) -> float:
+    return float((x - reference).square().mean())
+
+
+def relative_error(x: Tensor, reference: Tensor) -> float:
+    """The mean squared error as a share of the reference's mean square."""
+    return mean_squared_error(x, reference) / float(reference.square().mean())
+
+
+def psnr(x: Tensor, reference: Tensor, peak: float | None = None) -> float:
+    """Decibels, infinite if equal; the peak is the reference's range unless it is given."""
+    peak = float(reference.max() - reference.min()) if peak is None else peak
+    error = mean_squared_error(x, reference)
+    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
