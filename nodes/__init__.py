@@ -6,9 +6,17 @@ from comfy_api.latest import ComfyExtension, io
 
 from .invert import RivalInvert
 from .patch import RivalPatchModel
+from .reconstruct import RivalReconstruct
 from .sample import RivalKSampler, RivalNoise, RivalSigmas
 
-NODES = [RivalInvert, RivalPatchModel, RivalKSampler, RivalNoise, RivalSigmas]
+NODES = [
+    RivalInvert,
+    RivalPatchModel,
+    RivalKSampler,
+    RivalReconstruct,
+    RivalNoise,
+    RivalSigmas,
+]
 
 
 class RivalExtension(ComfyExtension):

@@ -26,6 +26,7 @@ from ..rival_core import inversion
 from ..rival_core.chain import ModelCard
 from ..rival_core.errors import RivalError
 from ..rival_core.inversion import Inversion, Solver
+from ..rival_core.sampling import sample_euler_partial
 from ..rival_core.scaling import FlowScaling, Scaling
 from ..rival_core.schedule import FlowTimesteps, LogLinearTimesteps, TableTimesteps, Timesteps
 
@@ -202,11 +203,26 @@ def invert(
     return sampler.result, end.to(comfy.model_management.intermediate_device())
 
 
+def sampler(name: str) -> comfy.samplers.Sampler:
+    return comfy.samplers.sampler_object(name)
+
+
+def partial_noise_sampler(noise_at: Any, stochastic: Any, eta: float) -> comfy.samplers.Sampler:
+    """Euler that draws fresh noise at a part of the schedule (rival_core.sampling)."""
+
+    def function(model, x, sigmas, extra_args, callback, disable):
+        return sample_euler_partial(
+            model, x, sigmas, noise_at, stochastic, eta, callback, **extra_args
+        )
+
+    return comfy.samplers.KSAMPLER(function)
+
+
 def sample(
     model: ModelPatcher,
     noise: Tensor,
     cfg: float,
-    sampler_name: str,
+    sampler: comfy.samplers.Sampler,
     sigmas: Tensor,
     scale: float,
     positive: Any,
@@ -214,12 +230,11 @@ def sample(
     seed: int,
 ) -> Tensor:
     """ComfyUI's own sampling from `noise` on an empty latent; the result is divided by `scale`."""
-    sampler = RescaledSampler(comfy.samplers.sampler_object(sampler_name), scale)
     return comfy.sample.sample_custom(
         model,
         noise,
         cfg,
-        sampler,
+        RescaledSampler(sampler, scale),
         sigmas,
         positive,
         negative,
@@ -228,6 +243,11 @@ def sample(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
+
+
+def from_model_space(model: ModelPatcher, latent: Tensor) -> Tensor:
+    """A model-space latent as the samples of a LATENT."""
+    return model.model.process_latent_out(latent)
 
 
 def show_on_node(node_id: str, text: str) -> None:

@@ -8,9 +8,10 @@ from torch import Tensor
 from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
 from ..rival_core.noise import STARTS, start_latents
+from ..rival_core.sampling import DrawnNoise, check_eta
 from . import checks, host
 from .alignment import exemplars_of
-from .schema import RivalChain, named, notify, output, schema
+from .schema import RivalChain, advanced, named, notify, output, schema
 
 NODE = "RIVAL KSampler"
 START_TOOLTIP = (
@@ -68,6 +69,25 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[in
     return tuple(samples.shape[2:]), [j + i for j in first for i in range(batch_size)]
 
 
+def eta_inputs() -> list[io.Input]:
+    tips = {
+        "eta": "Fresh noise at every step of the window: 0 is none, 1 is ancestral sampling. With "
+        "start `inverted`, raise it a little and the batch size, and pick the edit that worked. "
+        "euler only.",
+        "eta_start": "Where in the schedule (0 = pure noise, 1 = finished) the fresh noise begins.",
+        "eta_end": "Where the fresh noise ends.",
+    }
+    defaults = {"eta": 0.0, "eta_start": 0.0, "eta_end": 1.0}
+    return [
+        advanced(
+            io.Float.Input(
+                name, default=defaults[name], min=0.0, max=1.0, step=0.01, tooltip=tooltip
+            )
+        )
+        for name, tooltip in tips.items()
+    ]
+
+
 class RivalKSampler(io.ComfyNode):
     """Generation aligned with the inversion chain (RIVAL section 3.1)."""
 
@@ -112,6 +132,7 @@ class RivalKSampler(io.ComfyNode):
                     max=4096,
                     tooltip="Variations at once; the photo costs one row a step however many.",
                 ),
+                *eta_inputs(),
                 io.Latent.Input(
                     "latent",
                     optional=True,
@@ -135,11 +156,15 @@ class RivalKSampler(io.ComfyNode):
         sampler_name,
         start,
         batch_size,
+        eta,
+        eta_start,
+        eta_end,
         latent=None,
     ) -> io.NodeOutput:
         with named(NODE):
             checks.same_model(chain, host.model_card(model))
             checks.finite("cfg", cfg)
+            check_eta(eta, eta_start, eta_end)
             if latent is not None and "noise_mask" in latent:
                 raise RivalError(
                     "the latent carries a noise_mask and inpainting is not supported yet: connect "
@@ -147,16 +172,37 @@ class RivalKSampler(io.ComfyNode):
                 )
             size, draws = target(latent, chain, batch_size)
             noise = start_noise(chain, seed, start, size, draws)
+            sampler = host.sampler(sampler_name)
+            if eta > 0:
+                fresh = DrawnNoise(seed, draws, tuple(noise.shape[1:]))
+                sampler = cls.partial_noise(model, sampler_name, fresh, eta, eta_start, eta_end)
         notices = notify(NODE, cls.notices(model, chain))
-        sigmas = chain.falling_sigmas(end_at_zero=sampler_name not in host.NOISELESS)
+        draws_noise = eta > 0 or sampler_name not in host.NOISELESS
+        sigmas = chain.falling_sigmas(end_at_zero=draws_noise)
         scale = chain.scaling.level(float(sigmas[-1]))
         samples = host.sample(
-            model, noise, cfg, sampler_name, sigmas, scale, positive, negative, seed
+            model, noise, cfg, sampler, sigmas, scale, positive, negative, seed
         )
         result = {"samples": samples}
         if latent is not None and "batch_index" in latent:
             result["batch_index"] = draws
         return output(cls, result, text=notices)
+
+    @classmethod
+    def partial_noise(cls, model, sampler_name, fresh, eta, start, end):
+        """The sampler that draws fresh noise inside the window of the schedule."""
+        if sampler_name != "euler":
+            raise RivalError(
+                f"eta is {eta} and sampler_name {sampler_name}: choose euler, or set eta to 0"
+            )
+        if host.is_flow(model):
+            raise RivalError(f"eta is {eta} and the model is sampled as a flow: set eta to 0")
+        timesteps = host.timesteps_of(model)
+
+        def stochastic(sigma: float) -> bool:
+            return start <= 1 - timesteps.t(sigma) / 1000 < end
+
+        return host.partial_noise_sampler(fresh, stochastic, eta)
 
     @classmethod
     def notices(cls, model, chain) -> list[str]:

@@ -68,6 +68,11 @@ class Chain:
         return self.latents[-1:]
 
     @property
+    def clean(self) -> Tensor:
+        """[1, C, H, W]: the exemplar itself, without the terminal sigma's scale."""
+        return self.scaling.rescale(self.latents[:1], float(self.sigmas[0]), 0.0)
+
+    @property
     def top(self) -> float:
         """The noisiest sigma."""
         return float(self.sigmas[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -49,17 +50,20 @@ def unsolved_notice(chain: Chain) -> list[str]:
     ]
 
 
-def mean_squared_error(x: Tensor, reference: Tensor) -> float:
-    return float((x - reference).square().mean())
+class Errors(NamedTuple):
+    """How far a reconstruction is from its reference."""
+
+    mse: float
+    relative: float  # mse as a share of the reference's mean square
+    psnr: float  # decibels; infinite if there is no error
+
+    def __str__(self) -> str:
+        return f"MSE {self.mse:.2e} (relative {self.relative:.2e}), PSNR {self.psnr:.1f} dB"
 
 
-def relative_error(x: Tensor, reference: Tensor) -> float:
-    """The mean squared error as a share of the reference's mean square."""
-    return mean_squared_error(x, reference) / float(reference.square().mean())
-
-
-def psnr(x: Tensor, reference: Tensor, peak: float | None = None) -> float:
-    """Decibels, infinite if equal; the peak is the reference's range unless it is given."""
+def errors(x: Tensor, reference: Tensor, peak: float | None = None) -> Errors:
+    """x against a reference of the same shape; the peak is the reference's range by default."""
+    mse = float((x - reference).square().mean())
     peak = float(reference.max() - reference.min()) if peak is None else peak
-    error = mean_squared_error(x, reference)
-    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
+    psnr = 10 * math.log10(peak**2 / mse) if mse > 0 else math.inf
+    return Errors(mse, mse / float(reference.square().mean()), psnr)

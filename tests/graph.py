@@ -38,6 +38,9 @@ def rival_sample(model, chain, positive, negative, **inputs):
         "sampler_name": "euler",
         "start": "shuffle",
         "batch_size": 1,
+        "eta": 0.0,
+        "eta_start": 0.0,
+        "eta_end": 1.0,
     }
     output = RivalKSampler.execute(model, chain, positive, negative, **{**widgets, **inputs})
     return output.args[0]["samples"]

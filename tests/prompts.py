@@ -75,6 +75,9 @@ def variation(
         "sampler_name": "euler",
         "start": "shuffle",
         "batch_size": batch,
+        "eta": 0.0,
+        "eta_start": 0.0,
+        "eta_end": 1.0,
     } | changes
     return {
         **exemplar(steps),

@@ -282,6 +282,9 @@ def test_a_model_without_the_patch_samples_and_says_so(setup, caplog):
         sampler_name="euler",
         start="shuffle",
         batch_size=1,
+        eta=0.0,
+        eta_start=0.0,
+        eta_end=1.0,
     )
     assert "nothing of the photo is injected" in caplog.text
     assert "nothing of the photo is injected" in output.ui.as_dict()["text"][0]

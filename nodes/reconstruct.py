@@ -1,0 +1,103 @@
+"""RIVAL Reconstruct: the way back along a chain, and how far it ends from the photo."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..rival_core.errors import RivalError
+from ..rival_core.report import errors, summary
+from . import checks, host
+from .sample import chain_input, start_noise
+from .schema import named, output, schema
+
+NODE = "RIVAL Reconstruct"
+
+
+class RivalReconstruct(io.ComfyNode):
+    """The chain replayed by plain Euler (DDIM), compared with the exemplar."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            ["reconstruction", "inversion check", "round trip", "psnr"],
+            node_id="RivalReconstruct",
+            display_name=NODE,
+            description=(
+                "Walks a chain back to the image and says how far it ends from the photo: what "
+                "the inversion lost. No steering. One model call a step, at the guidance of the "
+                "inversion."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The model that made the chain, without a patch."),
+                chain_input(),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Compares pictures, too: the chain's two ends, decoded.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The photo itself, as it went into VAE Encode; needs the VAE. The "
+                    "error then includes what the VAE loses.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The reconstruction."),
+                io.Float.Output(
+                    display_name="mse",
+                    tooltip="Mean squared error against the exemplar's latent, as a share of that "
+                    "latent's mean square.",
+                ),
+                io.Float.Output(
+                    display_name="psnr",
+                    tooltip="Decibels: of the pictures if there is a VAE, else of the latents.",
+                ),
+                io.String.Output(display_name="report", tooltip="The same in words."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, chain, vae=None, image=None) -> io.NodeOutput:
+        with named(NODE):
+            checks.same_model(chain, host.model_card(model))
+            checks.unpatched(model)
+            if image is not None and vae is None:
+                raise RivalError("an image is connected without its VAE: connect the VAE, too")
+            noise = start_noise(chain, 0, "inverted", tuple(chain.latents.shape[2:]), [0])
+        samples = host.sample(
+            model,
+            noise,
+            chain.cfg,
+            host.sampler("euler"),
+            chain.falling_sigmas(),
+            chain.scaling.level(float(chain.sigmas[0])),
+            chain.positive,
+            chain.negative or chain.positive,
+            0,
+        )
+        exemplar = host.from_model_space(model, chain.clean.to(samples))
+        found = [errors(samples, exemplar)]
+        lines = [summary(chain), f"latent: {found[0]}"]
+        if vae is not None:
+            decoded = vae.decode(samples).cpu()
+            with named(NODE):
+                wanted = vae.decode(exemplar).cpu() if image is None else photo(image, decoded)
+            found.append(errors(decoded, wanted, peak=1.0))
+            lines.append(f"image: {found[1]}")
+        latent, text = {"samples": samples}, "\n".join(lines)
+        return output(cls, latent, found[0].relative, found[-1].psnr, text, text=lines)
+
+
+def photo(image: Tensor, decoded: Tensor) -> Tensor:
+    """The photo [1, H, W, 3] as VAE Encode saw it: cut, centred, to the decoded picture's size."""
+    height, width = decoded.shape[1:3]
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    if len(image) != 1 or not (0 <= top < 8 and 0 <= left < 8):
+        raise RivalError(
+            f"the image is {list(image.shape[:3])} (count, height, width) and the chain's is "
+            f"[1, {height}, {width}]: connect what went into VAE Encode"
+        )
+    return image[:, top : top + height, left : left + width, :3].cpu()

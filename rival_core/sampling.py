@@ -1,0 +1,73 @@
+"""Samplers of the pack's own, as k-diffusion's functions are: any host can run them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .errors import RivalError
+from .inversion import to_d
+
+
+def ancestral_step(sigma: float, target: float, eta: float) -> tuple[float, float]:
+    """(the level a step goes down to, the deviation of the fresh noise that brings it up again).
+
+    DDIM's eta: 0 draws no noise, 1 is ancestral (DDPM) sampling.
+    """
+    up = min(target, eta * math.sqrt(target**2 * (sigma**2 - target**2) / sigma**2))
+    return math.sqrt(target**2 - up**2), up
+
+
+def sample_euler_partial(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    noise_at: Callable[[int], Tensor],
+    stochastic: Callable[[float], bool],
+    eta: float,
+    callback: Callable[[dict], None] | None = None,
+    **extra_args,
+) -> Tensor:
+    """Euler (DDIM) with fresh noise, eta's share of it, at a part of the schedule only (AIDI).
+
+    x: [B, C, H, W] at sigmas[0]; sigmas: [S + 1], falling. noise_at(i): unit noise like x for
+    step i. stochastic(sigma): whether the step from there draws noise. Cost: S model calls.
+    """
+    levels = sigmas.tolist()
+    for i, (sigma, target) in enumerate(zip(levels, levels[1:])):
+        denoised = model(x, x.new_full([len(x)], sigma), **extra_args)
+        if callback is not None:
+            state = {"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised}
+            callback(state)
+        down, up = ancestral_step(sigma, target, eta if stochastic(sigma) else 0.0)
+        x = x + (down - sigma) * to_d(x, sigma, denoised)
+        if up > 0:
+            x = x + up * noise_at(i).to(x)
+    return x
+
+
+class DrawnNoise:
+    """The fresh noise of each draw of a seed: an item's is the same whatever its batch."""
+
+    def __init__(self, seed: int, draws: list[int], shape: tuple[int, ...]):
+        # A stream of its own for every draw, apart from the one that the start is drawn from.
+        self.generators = [
+            torch.Generator().manual_seed((seed * 1_000_003 + 7919 * (draw + 1)) % 2**63)
+            for draw in draws
+        ]
+        self.shape = shape
+
+    def __call__(self, step: int) -> Tensor:
+        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
+
+
+def check_eta(eta: float, start: float, end: float) -> None:
+    """RivalError for an eta or a window of the schedule that means nothing."""
+    for name, value in (("eta", eta), ("eta_start", start), ("eta_end", end)):
+        if not 0.0 <= value <= 1.0:
+            raise RivalError(f"{name} is {value}: give 0 to 1")
+    if eta > 0 and start >= end:
+        raise RivalError(f"eta acts from {start} to {end}: set eta_end above eta_start")
