@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .guidance import RivalBlendedGuidance
 from .invert import RivalInvert
 from .patch import RivalPatchModel
 from .reconstruct import RivalReconstruct
@@ -14,6 +15,7 @@ NODES = [
     RivalPatchModel,
     RivalKSampler,
     RivalReconstruct,
+    RivalBlendedGuidance,
     RivalNoise,
     RivalSigmas,
 ]

@@ -12,10 +12,12 @@ from torch import Tensor
 from ..rival_core.alignment import Exemplar, Layer, Step, steering
 from ..rival_core.attention import Tokens, blended_attention, lengthen
 from ..rival_core.errors import RivalError
+from ..rival_core.guidance import Keep
 from . import host
 from .schema import named
 
 NODE = "RIVAL Patch Model"
+GUIDANCE = "RIVAL Blended Guidance"
 KEY = "rival"
 
 
@@ -162,10 +164,11 @@ class Run:
 
 
 class Alignment:
-    """The wrappers of a patched MODEL. Holds exemplars only; a run's state is its Run."""
+    """The wrappers of a patched MODEL. Holds what was asked for; a run's state is its Run."""
 
-    def __init__(self, exemplars: Sequence[Exemplar]):
+    def __init__(self, exemplars: Sequence[Exemplar] = (), keep: Keep | None = None):
         self.exemplars = tuple(exemplars)
+        self.keep = keep
 
     def outer_sample(self, executor, *args, **kwargs):
         guider = executor.class_obj
@@ -178,8 +181,13 @@ class Alignment:
             run.release()
 
     def predict_noise(self, executor, x, timestep, model_options={}, *args, **kwargs):
-        denoised = executor(x, timestep, model_options, *args, **kwargs)
-        return run_of(model_options).normalize(x, denoised, timestep, model_options)
+        sigma, seen = float(timestep[0]), x
+        if self.keep is not None:
+            with named(GUIDANCE):
+                seen = self.keep.enter(x, sigma)
+        denoised = executor(seen, timestep, model_options, *args, **kwargs)
+        denoised = run_of(model_options).normalize(seen, denoised, timestep, model_options)
+        return denoised if self.keep is None else self.keep.leave(x, denoised, sigma)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         run = run_of(model_options)
@@ -198,12 +206,24 @@ def run_of(model_options: dict) -> Any:
     return state
 
 
+def alignment_of(model) -> Alignment | None:
+    """What this pack's patches put on a MODEL."""
+    return host.wrapper_owner(model, KEY)
+
+
 def exemplars_of(model) -> tuple[Exemplar, ...]:
-    """What this pack's patches on a MODEL hold, oldest first."""
-    alignment = host.wrapper_owner(model, KEY)
+    """The exemplars that a MODEL is steered by, oldest first."""
+    alignment = alignment_of(model)
     return alignment.exemplars if alignment else ()
 
 
 def align(model, exemplar: Exemplar):
     """A clone of the MODEL steered by one exemplar more."""
-    return host.set_wrappers(model, KEY, Alignment([*exemplars_of(model), exemplar]))
+    alignment = alignment_of(model) or Alignment()
+    aligned = Alignment([*alignment.exemplars, exemplar], alignment.keep)
+    return host.set_wrappers(model, KEY, aligned)
+
+
+def keep_photo(model, keep: Keep):
+    """A clone of the MODEL that keeps a photo outside a mask, in place of any kept so far."""
+    return host.set_wrappers(model, KEY, Alignment(exemplars_of(model), keep))

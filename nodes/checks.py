@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..rival_core.chain import Chain, ModelCard
 from ..rival_core.errors import RivalError
-from .alignment import exemplars_of
+from .alignment import alignment_of
 
 # Keys of a conditioning entry that make it act on a part of the image, the schedule or the model.
 PARTIAL = {
@@ -75,10 +75,11 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
 
 
 def unpatched(model) -> None:
-    if exemplars_of(model):
+    if alignment_of(model) is not None:
         raise RivalError(
-            "this model already carries RIVAL Patch Model: connect the model from before the "
-            "patch, since the exemplar is inverted by the plain model"
+            "this model already carries RIVAL Patch Model or a photo kept by RIVAL Blended "
+            "Guidance: connect the model from before that, since the exemplar belongs to the "
+            "plain model"
         )
 
 

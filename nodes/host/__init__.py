@@ -1,0 +1,71 @@
+"""Everything this pack asks of ComfyUI's internals, and the only package that does.
+
+Works on ComfyUI 0.3.64 and later. Nothing is patched: a MODEL is cloned and given keyed wrappers.
+"""
+
+from __future__ import annotations
+
+from .hooks import (
+    attention,
+    encode_conditioning,
+    evaluate,
+    row_roles,
+    set_post_cfg,
+    set_wrappers,
+    with_hooks,
+    wrapper_owner,
+)
+from .models import (
+    FAMILIES,
+    from_model_space,
+    is_flow,
+    is_inpainting,
+    latent_channels,
+    model_card,
+    scaling_of,
+    scheduler_sigmas,
+    timesteps_of,
+)
+from .runs import (
+    NOISELESS,
+    SAMPLERS,
+    SCHEDULERS,
+    invert,
+    partial_noise_sampler,
+    probe,
+    sample,
+    sampler,
+)
+from .texts import same_encoding, show_on_node, token_ids, word_ids
+
+__all__ = [
+    "FAMILIES",
+    "NOISELESS",
+    "SAMPLERS",
+    "SCHEDULERS",
+    "attention",
+    "encode_conditioning",
+    "evaluate",
+    "from_model_space",
+    "invert",
+    "is_flow",
+    "is_inpainting",
+    "latent_channels",
+    "model_card",
+    "partial_noise_sampler",
+    "probe",
+    "row_roles",
+    "same_encoding",
+    "sample",
+    "sampler",
+    "scaling_of",
+    "scheduler_sigmas",
+    "set_post_cfg",
+    "set_wrappers",
+    "show_on_node",
+    "timesteps_of",
+    "token_ids",
+    "with_hooks",
+    "word_ids",
+    "wrapper_owner",
+]

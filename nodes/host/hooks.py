@@ -1,0 +1,107 @@
+"""What a patched MODEL needs: wrappers, hooks, the rows of a call, and calls of its own."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import comfy.sampler_helpers
+import comfy.samplers
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+# Wrappers that skip model calls by watching how much the latent changed. The exemplar's call is
+# of another latent: it must neither be skipped nor watched.
+STEP_SKIPPERS = {"easycache"}
+
+
+def set_wrappers(model: ModelPatcher, key: str, owner: Any) -> ModelPatcher:
+    """A clone whose sampling goes through the owner's methods, in place of any under this key."""
+    model = model.clone()
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH):
+        model.remove_wrappers_with_key(kind, key)
+        model.add_wrapper_with_key(kind, key, getattr(owner, kind))
+    return model
+
+
+def wrapper_owner(model: ModelPatcher, key: str) -> Any:
+    """The owner of the wrappers under this key, or None."""
+    wrappers = model.get_wrappers(WrappersMP.OUTER_SAMPLE, key)
+    return wrappers[0].__self__ if wrappers else None
+
+
+def set_post_cfg(model: ModelPatcher, function: Any, needs_uncond: bool) -> ModelPatcher:
+    """A clone whose guided prediction goes through a function after all others."""
+    model = model.clone()
+    model.set_model_sampler_post_cfg_function(function, disable_cfg1_optimization=needs_uncond)
+    return model
+
+
+def row_roles(conds: dict[str, list[dict]]) -> dict[Any, str]:
+    """Each conditioning entry's uuid, and whether its rows are "positive" or "negative".
+
+    Where ComfyUI gave a negative entry a positive one's uuid (it does for areas), the entry is
+    given one of its own: `conds` is this run's copy.
+    """
+    roles: dict[Any, str] = {}
+    for name, entries in conds.items():
+        role = "negative" if name == "negative" else "positive"
+        for entry in entries:
+            if roles.setdefault(entry["uuid"], role) != role:
+                entry["uuid"] = uuid.uuid4()
+                roles[entry["uuid"]] = role
+    return roles
+
+
+def encode_conditioning(model: Any, conditioning: dict[str, Any], x: Tensor) -> dict[str, list]:
+    """Conditioning as the model's own inputs for a latent like x; `model` is a loaded BaseModel."""
+    conds = {name: comfy.sampler_helpers.convert_cond(c) for name, c in conditioning.items()}
+    return comfy.samplers.process_conds(model, x, conds, x.device)
+
+
+def evaluate(
+    model: Any, conds: list[list[dict]], x: Tensor, sigma: Tensor, model_options: dict
+) -> list[Tensor]:
+    """The denoised estimate of x [1, C, H, W] for each conditioning, rows batched by the host."""
+    options = {k: v for k, v in model_options.items() if k != "context_handler"}
+    wrappers = {
+        kind: {key: found for key, found in keyed.items() if key not in STEP_SKIPPERS}
+        for kind, keyed in options["transformer_options"].get("wrappers", {}).items()
+    }
+    options["transformer_options"] = {**options["transformer_options"], "wrappers": wrappers}
+    return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options)
+
+
+def with_hooks(
+    model_options: dict,
+    attn1_patch: Any = None,
+    attn1_replace: dict | None = None,
+    attn2_replace: dict | None = None,
+    **transformer_options,
+) -> dict:
+    """The options with an attn1 patch after all others, replaces and more transformer options."""
+    options = {**model_options["transformer_options"], **transformer_options}
+    if attn1_patch is not None:
+        patches = options.get("patches", {})
+        chained = [*patches.get("attn1_patch", []), attn1_patch]
+        options["patches"] = {**patches, "attn1_patch": chained}
+    for name, added in (("attn1", attn1_replace), ("attn2", attn2_replace)):
+        if added:
+            replaces = options.get("patches_replace", {})
+            merged = {**replaces.get(name, {}), **added}
+            options["patches_replace"] = {**replaces, name: merged}
+    return {**model_options, "transformer_options": options}
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
+    """The host's fast attention, as a transformer block would call it."""
+    return optimized_attention(
+        q,
+        k,
+        v,
+        extra_options["n_heads"],
+        attn_precision=extra_options["attn_precision"],
+        transformer_options=extra_options,
+    )

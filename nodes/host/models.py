@@ -1,0 +1,114 @@
+"""What a MODEL is: its family, latent format, layers, noise levels."""
+
+from __future__ import annotations
+
+import comfy.model_sampling
+import comfy.samplers
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...rival_core.chain import ModelCard
+from ...rival_core.errors import RivalError
+from ...rival_core.scaling import FlowScaling, Scaling
+from ...rival_core.schedule import FlowTimesteps, LogLinearTimesteps, TableTimesteps, Timesteps
+
+# The image UNets, by ComfyUI's class names, and the latent area they were trained at.
+FAMILIES = {
+    "SD15": 64**2,
+    "SD20": 96**2,
+    "SD21UnclipL": 96**2,
+    "SD21UnclipH": 96**2,
+    "SDXL": 128**2,
+    "SDXLRefiner": 128**2,
+    "SSD1B": 128**2,
+    "Segmind_Vega": 128**2,
+    "KOALA_700M": 128**2,
+    "KOALA_1B": 128**2,
+}
+
+
+def model_card(model: ModelPatcher) -> ModelCard:
+    """The model's family, latent format and self-attention layers; refuses other families."""
+    family = type(model.model.model_config).__name__
+    unet = model.get_model_object("diffusion_model")
+    if family not in FAMILIES or not isinstance(unet, UNetModel):
+        raise RivalError(
+            f"{family} models are not supported yet: load an SD1.x, SD2 or SDXL checkpoint"
+        )
+    sampling = model.get_model_object("model_sampling")
+    known = is_flow(model) or isinstance(sampling, comfy.model_sampling.EPS)
+    if not known or isinstance(sampling, comfy.model_sampling.IMG_TO_IMG):
+        kind = ", ".join(base.__name__ for base in type(sampling).__bases__)
+        raise RivalError(
+            f"{family} with the model sampling {kind} is not supported: remove the node that set it"
+        )
+    latent_format = type(model.get_model_object("latent_format")).__name__
+    return ModelCard(family, latent_format, self_attention_layers(unet))
+
+
+def self_attention_layers(unet: UNetModel) -> tuple:
+    """Each self-attention's (block, depth in the block, width), named as its hooks name it."""
+    groups = {
+        "input": unet.input_blocks,
+        "middle": [] if unet.middle_block is None else [unet.middle_block],
+        "output": unet.output_blocks,
+    }
+    layers = []
+    for name, blocks in groups.items():
+        for i, block in enumerate(blocks):
+            found = [m for m in block.modules() if isinstance(m, BasicTransformerBlock)]
+            layers += [
+                ((name, i), depth, m.attn1.to_q.in_features) for depth, m in enumerate(found)
+            ]
+    return tuple(layers)
+
+
+def latent_channels(model: ModelPatcher) -> int:
+    return model.get_model_object("latent_format").latent_channels
+
+
+def is_flow(model: ModelPatcher) -> bool:
+    """Whether the model was trained, or is sampled, as a rectified flow."""
+    sampling = model.get_model_object("model_sampling")
+    return isinstance(sampling, comfy.model_sampling.CONST) and isinstance(
+        sampling, comfy.model_sampling.ModelSamplingDiscreteFlow
+    )
+
+
+def is_inpainting(model: ModelPatcher) -> bool:
+    """Whether the UNet takes a mask and a masked image beside the latent (9 channels)."""
+    return "masked_image" in model.model.concat_keys
+
+
+def scaling_of(model: ModelPatcher) -> Scaling:
+    sampling = model.get_model_object("model_sampling")
+    if is_flow(model):
+        return FlowScaling(float(sampling.sigma_max))
+    return Scaling(float(sampling.sigma_max), float(sampling.sigma_data))
+
+
+def timesteps_of(model: ModelPatcher) -> Timesteps:
+    """The model's map between sigma and the 1000 training timesteps."""
+    sampling = model.get_model_object("model_sampling")
+    if is_flow(model):
+        return FlowTimesteps(float(sampling.shift))
+    if not hasattr(sampling, "num_timesteps"):
+        return LogLinearTimesteps(float(sampling.sigma_min), float(sampling.sigma_max))
+    if len(sampling.sigmas) != sampling.num_timesteps:
+        # LCM keeps every 20th sigma; the schedule is laid on the table it was taken from.
+        full = comfy.model_sampling.ModelSamplingDiscrete
+        sampling = full(model.model.model_config, zsnr=sampling.zsnr)
+    return TableTimesteps(sampling.sigmas.detach().float().cpu())
+
+
+def scheduler_sigmas(model: ModelPatcher, schedule: str, steps: int) -> Tensor:
+    return comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), schedule, steps
+    )
+
+
+def from_model_space(model: ModelPatcher, latent: Tensor) -> Tensor:
+    """A model-space latent as the samples of a LATENT."""
+    return model.model.process_latent_out(latent)

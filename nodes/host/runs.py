@@ -1,0 +1,160 @@
+"""Running a MODEL: inversion, sampling, and a look at what its layers do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...rival_core import inversion
+from ...rival_core.inversion import Inversion, Solver
+from ...rival_core.sampling import sample_euler_partial
+from ...rival_core.scaling import Scaling
+from .hooks import with_hooks
+from .models import scaling_of
+
+SCHEDULERS = comfy.samplers.SCHEDULER_NAMES
+SAMPLERS = comfy.samplers.SAMPLER_NAMES
+# Samplers that draw no noise can stop at the chain's terminal sigma; all others must reach 0.
+NOISELESS = {
+    *("euler", "euler_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0", "dpm_2", "lms", "dpm_fast"),
+    *("dpm_adaptive", "dpmpp_2m", "dpmpp_2m_cfg_pp", "ipndm", "ipndm_v", "deis", "res_multistep"),
+    *("res_multistep_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "ddim"),
+    *("uni_pc", "uni_pc_bh2"),
+}
+
+
+class InversionSampler(comfy.samplers.Sampler):
+    """Runs the inversion where ComfyUI runs a sampler: model loaded, conditioning encoded."""
+
+    def __init__(self, scaling: Scaling, solver: Solver):
+        self.scaling, self.solver = scaling, solver
+        self.result: Inversion | None = None
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_, **__):
+        calls = self.solver.most_evaluations
+
+        def model(x, sigma):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            return model_wrap(x, sigma, **extra_args)
+
+        def report(state):
+            done = state["i"] * calls + state["iteration"]
+            callback(done, state["denoised"], state["x"], (len(sigmas) - 1) * calls)
+
+        inverted = inversion.invert(
+            model, latent_image.float(), sigmas.flip(0), self.scaling, self.solver, report
+        )
+        kept = [x.to(comfy.model_management.intermediate_device()) for x in inverted.latents]
+        self.result = inverted._replace(latents=kept)
+        return inverted.latents[-1]
+
+
+class RescaledSampler(comfy.samplers.Sampler):
+    """Another sampler, its result divided by `scale` before it leaves the model's latent space."""
+
+    def __init__(self, sampler: comfy.samplers.Sampler, scale: float):
+        self.sampler, self.scale = sampler, scale
+
+    def sample(self, *args, **kwargs):
+        return self.sampler.sample(*args, **kwargs) / self.scale
+
+
+class ProbeSampler(comfy.samplers.Sampler):
+    """Shows the model given latents, each at its sigma, for the sake of what its hooks record."""
+
+    def __init__(self, latents: Tensor, attn2_replace: dict):
+        self.latents, self.attn2_replace = latents, attn2_replace
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_, **__):
+        options = with_hooks(extra_args["model_options"], attn2_replace=self.attn2_replace)
+        for i, (x, sigma) in enumerate(zip(self.latents.split(1), sigmas)):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            x = x.to(noise)
+            denoised = model_wrap(x, sigma[None], **{**extra_args, "model_options": options})
+            callback(i, denoised, x, len(sigmas))
+        return latent_image
+
+
+def invert(
+    model: ModelPatcher,
+    latent: Tensor,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    sigmas: Tensor,
+    solver: Solver,
+) -> tuple[Inversion, Tensor]:
+    """The inversion of one image, and its end as the samples of a LATENT.
+
+    sigmas: [S + 1], falling. Cost: up to S * solver.most_evaluations model calls, of twice the
+    rows when cfg is not 1.
+    """
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": positive, **({"negative": negative} if negative else {})})
+    guider.set_cfg(cfg)
+    sampler = InversionSampler(scaling_of(model), solver)
+    steps = (len(sigmas) - 1) * solver.most_evaluations
+    callback = latent_preview.prepare_callback(model, steps)
+    end = guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback)
+    return sampler.result, end.to(comfy.model_management.intermediate_device())
+
+
+def probe(
+    model: ModelPatcher, latents: Tensor, sigmas: Tensor, positive: Any, attn2_replace: dict
+) -> None:
+    """One unguided model call for each latent [K, C, H, W], with cross-attention replaced."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": positive})
+    sampler, empty = ProbeSampler(latents, attn2_replace), torch.zeros_like(latents[:1])
+    callback = latent_preview.prepare_callback(model, len(sigmas))
+    guider.sample(empty, empty, sampler, sigmas, callback=callback)
+
+
+def sampler(name: str) -> comfy.samplers.Sampler:
+    return comfy.samplers.sampler_object(name)
+
+
+def partial_noise_sampler(noise_at: Any, stochastic: Any, eta: float) -> comfy.samplers.Sampler:
+    """Euler that draws fresh noise at a part of the schedule (rival_core.sampling)."""
+
+    def function(model, x, sigmas, extra_args, callback, disable):
+        return sample_euler_partial(
+            model, x, sigmas, noise_at, stochastic, eta, callback, **extra_args
+        )
+
+    return comfy.samplers.KSAMPLER(function)
+
+
+def sample(
+    model: ModelPatcher,
+    noise: Tensor,
+    cfg: float,
+    sampler: comfy.samplers.Sampler,
+    sigmas: Tensor,
+    scale: float,
+    positive: Any,
+    negative: Any,
+    seed: int,
+) -> Tensor:
+    """ComfyUI's own sampling from `noise` on an empty latent; the result is divided by `scale`."""
+    return comfy.sample.sample_custom(
+        model,
+        noise,
+        cfg,
+        RescaledSampler(sampler, scale),
+        sigmas,
+        positive,
+        negative,
+        torch.zeros_like(noise),
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
