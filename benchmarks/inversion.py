@@ -1,0 +1,153 @@
+"""What each inversion solver loses, and what it costs: the round trip to noise and back.
+
+    python benchmarks/inversion.py --steps 10 20 50 --scenes 4
+
+Every solver inverts the same pictures in the same ComfyUI, through RIVAL Invert, and RIVAL
+Reconstruct walks back: medians over the pictures of the latents' relative squared error, of the
+worst step's residual, of model evaluations and of seconds. Once on the trained demo model
+(scenes it never saw, with their captions), once on an SD1.5-family UNet of seeded weights with
+strong attention; --checkpoint measures another one, on --images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
+
+import environment
+import hosts
+import in_process
+
+ROWS = [("ddim", 1), ("fixed_point", 3), ("fixed_point", 5), ("empirical", 5), ("anderson", 3),
+        ("anderson", 5), ("anderson", 10)]
+FIRST_SCENE = 5 * 10**9  # never trained on
+SEEDED_SHARE = 0.15  # of random blocks in the seeded UNet's prediction: as rough as trained ones
+
+
+def main() -> int:
+    options = parse()
+    found = [hosts.read_host(Path(options.comfyui))] if options.comfyui else hosts.find_hosts()
+    if not found or found[0] is None:
+        print("inversion: no ComfyUI was found: give its folder with --comfyui", file=sys.stderr)
+        return 1
+    capable = environment.capable_interpreter((), found[:1])
+    python = capable or environment.ensure((), found[:1])
+    if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
+        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
+    import torch
+
+    in_process.prepare_host(found[0].path, cpu=not torch.cuda.is_available())
+    in_process.register_pack()
+    for name, model, pictures in subjects(options):
+        print(f"\n{name}, {found[0]}, {len(pictures)} pictures\n")
+        with torch.inference_mode():
+            table(model, pictures, options.steps)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--comfyui", help="the ComfyUI folder; default: as the tests find it")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--scenes", type=int, default=4, help="pictures to invert (4)")
+    parser.add_argument("--checkpoint", help="measure this checkpoint instead")
+    parser.add_argument("--images", nargs="+", default=[], help="pictures for --checkpoint")
+    return parser.parse_args()
+
+
+def subjects(options) -> list[tuple]:
+    """(name, MODEL, [(LATENT, CONDITIONING)]) of each model to be measured."""
+    if options.checkpoint:
+        model, clip, vae = load(options.checkpoint)
+        latents = [encode(vae, read(path)) for path in options.images]
+        prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+        return [(Path(options.checkpoint).name, model, [(x, prompt) for x in latents])]
+    from assemble import checkpoint
+
+    model, clip, vae = load(str(checkpoint()))
+    pictures = [(encode(vae, picture), clip.encode_from_tokens_scheduled(clip.tokenize(text)))
+                for picture, text in scenes(options.scenes)]
+    return [("the demo model", model, pictures), ("seeded UNet", seeded_unet(), pictures)]
+
+
+def load(checkpoint: str) -> tuple:
+    import comfy.sd
+
+    return comfy.sd.load_checkpoint_guess_config(checkpoint)[:3]
+
+
+def seeded_unet():
+    """An untrained MODEL of SD1.5's family (harness/seeded.py)."""
+    import checkpoints
+    import comfy.sd
+
+    network = checkpoints.unet(0, SEEDED_SHARE)
+    weights = {f"model.diffusion_model.{name}": weight for name, weight in network.items()}
+    return comfy.sd.load_diffusion_model_state_dict(weights)
+
+
+def scenes(count: int) -> list[tuple]:
+    """(picture [1, H, W, 3], caption) of scenes whose captions were never trained on."""
+    from itertools import count as counting
+    from itertools import islice
+
+    from render import render
+    from scenes import caption, make_scene
+    from text import is_held_out
+
+    drawn = (make_scene(seed) for seed in counting(FIRST_SCENE))
+    held_out = islice((scene for scene in drawn if is_held_out(scene.attributes)), count)
+    return [(render([s]).movedim(1, -1), caption(s.attributes)) for s in held_out]
+
+
+def read(path: str):
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB")) / 255).float()[None]
+
+
+def encode(vae, picture) -> dict:
+    return {"samples": vae.encode(picture)}
+
+
+def table(model, pictures: list, steps: list[int]) -> None:
+    print("| steps | solver | iterations | error | residual | evaluations | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for count in steps:
+        for solver, iterations in ROWS:
+            report(count, solver, iterations, model, pictures)
+    report(100, "ddim", 1, model, pictures)
+
+
+def report(steps: int, solver: str, iterations: int, model, pictures: list) -> None:
+    found = [round_trip(model, *picture, steps, solver, iterations) for picture in pictures]
+    error, residual, evaluations, seconds = map(statistics.median, zip(*found))
+    kept = "" if solver == "ddim" else f"{residual:.0e}"
+    print(f"| {steps} | `{solver}` | {iterations} | {error:.1e} | {kept} | {evaluations:.0f} "
+          f"| {seconds:.1f} |", flush=True)
+
+
+def round_trip(model, latent, prompt, steps: int, solver: str, iterations: int) -> tuple:
+    """(relative squared error, worst residual, evaluations, seconds of the inversion)."""
+    from comfyui_rival.nodes import RivalInvert, RivalReconstruct
+
+    started = time.perf_counter()
+    chain = RivalInvert.execute(
+        model, latent, prompt, steps, "rival", solver, iterations, 1e-4, 1.0, 1, 1.0
+    ).args[0]
+    seconds = time.perf_counter() - started
+    error = RivalReconstruct.execute(model, chain).args[1]
+    return error, float(chain.residuals.max()), chain.evaluations, seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
