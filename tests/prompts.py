@@ -11,7 +11,7 @@ def node(class_type: str, **inputs) -> dict:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def exemplar(steps: int = 6) -> dict:
+def exemplar(steps: int = 6, solver: str = "ddim", tolerance: float = 1e-4) -> dict:
     """A checkpoint, its prompts and an inverted photo."""
     return {
         "checkpoint": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
@@ -34,9 +34,9 @@ def exemplar(steps: int = 6) -> dict:
             positive=["empty", 0],
             steps=steps,
             schedule="rival",
-            solver="ddim",
+            solver=solver,
             iterations=5,
-            tolerance=1e-4,
+            tolerance=tolerance,
             cfg=1.0,
             anderson_window=1,
             anderson_mixing=1.0,

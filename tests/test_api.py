@@ -65,6 +65,22 @@ def test_inversion_reports_its_steps_with_previews(server):
     assert "9 steps" in outcome.text("invert")
 
 
+def test_exact_inversion_reports_its_evaluations_and_its_residual(server):
+    inversion = prompts.exemplar(steps=7, solver="anderson", tolerance=0.0)
+    inversion["check"] = prompts.node(
+        "RivalReconstruct", model=["checkpoint", 0], chain=["invert", 0], vae=["checkpoint", 2]
+    )
+    inversion["images"] = prompts.node("PreviewAny", source=["check", 3])
+    outcome = server.run(inversion)
+    reported = steps_reported(outcome, "invert")
+    assert reported[-1] == (35, 35) and {maximum for _, maximum in reported} == {35}
+    assert steps_reported(outcome, "check")[-1] == (7, 7)
+    shown = outcome.text("invert")
+    assert "35 model evaluations" in shown and "anderson: residual" in shown
+    assert "did not converge at 7 of 7 steps" in shown
+    assert "latent: MSE" in outcome.text("check") and "image: MSE" in outcome.text("check")
+
+
 def test_sampling_reports_its_steps_with_previews(server):
     server.run(prompts.variation(steps=8, seed=31))
     outcome = server.run(prompts.variation(steps=8, seed=32))
@@ -74,19 +90,22 @@ def test_sampling_reports_its_steps_with_previews(server):
     assert outcome.previews >= 3
 
 
-@pytest.mark.parametrize("node", ["invert", "sample"])
+@pytest.mark.parametrize("node", ["invert", "sample", "an iteration of invert"])
 def test_interrupting_leaves_nothing_behind(server, node):
     prompt = prompts.variation(steps=6, seed=41)
     before = run(server, prompt)
     vanilla = run(server, prompts.core_sampler("checkpoint"))
-    long = {"invert": {"steps": 100}, "sample": {"steps": 20, "batch": 4}}[node]
+    long = {"sample": {"steps": 20, "batch": 4}}.get(node, {"steps": 100})
+    stopped = prompts.variation(seed=42, **long)
+    if node == "an iteration of invert":
+        stopped |= prompts.exemplar(100, solver="anderson", tolerance=0.0)
 
     def interrupt(name, value, maximum):
-        if name == node and value == 2:
+        if name == node.split()[-1] and value == 2:
             server.interrupt()
 
     with pytest.raises(comfy_process.Interrupted):
-        server.run(prompts.variation(seed=42, **long), on_progress=interrupt)
+        server.run(stopped, on_progress=interrupt)
     outcome = server.run(prompt)
     assert "sample" in outcome.started
     assert difference(pictures(server, outcome), before) == 0

@@ -9,7 +9,8 @@ from serving import PACK_NAME, REPO
 
 pytestmark = pytest.mark.host
 
-NODES = ["RivalInvert", "RivalPatchModel", "RivalKSampler", "RivalNoise", "RivalSigmas"]
+NODES = ["RivalInvert", "RivalPatchModel", "RivalKSampler", "RivalReconstruct",
+         "RivalBlendedGuidance", "RivalNoise", "RivalSigmas"]
 every_node = pytest.mark.parametrize("node", NODES)
 
 
