@@ -141,6 +141,15 @@ def test_outside_the_mask_the_kept_photo_is_the_exemplar(setup, patched, start):
     assert graph.relative(result[..., :3], photo[..., :3]) > 0.1
 
 
+def test_keeping_and_patching_commute(setup):
+    model, chain = setup["model"], setup["chain"]
+    kept = {"mask": left_half(), "keep_photo": True, "chain": chain}
+    before = sample(setup, guide(graph.patch(model, chain), **kept)[0])
+    after = sample(setup, graph.patch(guide(model, **kept)[0], chain))
+    assert torch.equal(before, after)
+    assert graph.relative(before, sample(setup, guide(model, **kept)[0])) > 0.01
+
+
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "dpmpp_sde"])
 def test_other_samplers_end_at_the_kept_photo_too(setup, sampler):
     model, _ = guide(setup["model"], mask=left_half(), keep_photo=True, chain=setup["chain"])

@@ -147,6 +147,17 @@ def test_anderson_solves_a_line_at_once():
     assert (runaway - fixed).norm() > 8 * direction.norm()
 
 
+def test_the_two_point_mean_settles_what_oscillates():
+    fixed = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+
+    def function(y, rows, k):
+        return 2 * fixed - y
+
+    start = fixed + torch.randn(1, 4, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(solve(function, start, exact("empirical", 2))[0], fixed)
+    torch.testing.assert_close(solve(function, start, exact("fixed_point", 2))[0], start)
+
+
 def test_a_wider_window_solves_a_plane():
     generator = torch.Generator().manual_seed(1)
     plane = torch.linalg.qr(torch.randn(16, 2, generator=generator, dtype=torch.float64))[0]
