@@ -1,0 +1,55 @@
+"""A picture of the quality benchmark: a row for each method, some exemplars and their variations.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "demo"), str(REPO / "demo" / "model")]
+
+from contact_sheet import INK, MARGIN, PAPER, TEXT_SIZE, font, wrap
+from scenes import caption
+
+EXEMPLARS, VARIATIONS = 5, 2  # at most that many are shown
+CELL, GAP, BETWEEN = 112, 6, 22  # pixels
+LABELS, LINE = 190, 21
+
+
+def sheet(scenes: Sequence, shown: Tensor, images: Mapping[str, Sequence[Tensor]]) -> Image.Image:
+    """Exemplars above, then each method's variations of them; the captions head the columns."""
+    scenes, columns = scenes[:EXEMPLARS], min(VARIATIONS, len(next(iter(images.values()))[0]))
+    width = columns * (CELL + GAP) - GAP
+    lefts = [MARGIN + LABELS + i * (width + BETWEEN) for i in range(len(scenes))]
+    texts = [wrap(caption(scene.attributes), width, font(TEXT_SIZE)) for scene in scenes]
+    top = MARGIN + max(map(len, texts)) * LINE + GAP
+    height = top + (1 + len(images)) * (CELL + GAP) + MARGIN
+    page = Image.new("RGB", (lefts[-1] + width + MARGIN, height), PAPER)
+    draw = ImageDraw.Draw(page)
+    for left, lines in zip(lefts, texts):
+        write(draw, left, MARGIN, lines)
+    rows = {"exemplar": [image[None] for image in shown], **images}
+    for i, (name, pictures) in enumerate(rows.items()):
+        y = top + i * (CELL + GAP)
+        lines = wrap(name, LABELS - GAP, font(TEXT_SIZE))
+        write(draw, MARGIN, y + (CELL - len(lines) * LINE) // 2, lines)
+        for left, of_scene in zip(lefts, pictures):
+            for j, image in enumerate(of_scene[:columns]):
+                page.paste(to_image(image), (left + j * (CELL + GAP), y))
+    return page
+
+
+def write(draw: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str]) -> None:
+    for i, line in enumerate(lines):
+        draw.text((x, y + i * LINE), line, fill=INK, font=font(TEXT_SIZE))
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """[3, h, w] in 0..1, as large as a cell."""
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS)

@@ -1,0 +1,150 @@
+"""How good variations are, measured where the truth is known: on scenes drawn from a seed.
+
+    python benchmarks/quality.py --scenes 10 --variations 3 --picture quality.png
+
+The demo model varies scenes that it has never seen, with captions that it was never taught, by
+every method of the table. Each variation is measured against its exemplar as the autoencoder shows
+it: how near in palette and texture, whether kind and number of the shapes are the exemplar's, and
+how far the layout is from the exemplar's and from the other variations'. The first row is the
+truth: the same scene drawn in other layouts. Printed are a table for the README, the margin of
+error of what reads it, and what the rows say for and against RIVAL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+WEIGHTS = REPO / "demo" / "model" / "weights"
+sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
+
+import environment
+import hosts
+
+FIRST_SEED = 9 * 10**9  # of the exemplars: no training sees them
+TAUGHT = 600  # captions that also the shortest training has seen
+JUDGED = 200  # other true scenes, on which what measures is itself measured
+TRUTH = "the same scene drawn anew"
+
+
+def main() -> int:
+    options = parse()
+    found = hosts.find_hosts()
+    if not found:
+        print("quality: no ComfyUI was found: set COMFYUI_PATH to its folder", file=sys.stderr)
+        return 1
+    capable = environment.capable_interpreter(("diffusers",), found[:1])
+    python = capable or environment.ensure(("diffusers",), found[:1])
+    if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
+        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    run(options)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", type=int, default=10, help="exemplars (10)")
+    parser.add_argument("--variations", type=int, default=3, help="of each, by each method (3)")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--cfg", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8],
+                        help="of image-to-image (0.4 0.6 0.8)")
+    parser.add_argument("--captions", choices=("held-out", "taught"), default="held-out",
+                        help="the exemplars' captions: never trained on, or trained on")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the demo model's folder")
+    parser.add_argument("--picture", type=Path, default=REPO / ".cache" / "quality.png",
+                        help="the file for a picture of some of the variations")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
+                        help="of sampling (bfloat16); chains are float32 always")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's own choice")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    import picture
+    import report
+    import torch
+    import variations
+    from judge import agreement, trained_judge
+    from render import render
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = variations.DemoModel(options.weights, getattr(torch, options.precision), device)
+    settings = variations.Settings(options.steps, options.cfg, options.variations, options.seed)
+    clock = Clock()
+    judge = trained_judge(model.through, REPO / ".cache" / "benchmarks", model.digest)
+    unseen = choose_scenes(JUDGED, "held-out", FIRST_SEED + 10**6)
+    seen = model.through(render(unseen))
+    accuracy = agreement(judge, seen, [scene.attributes for scene in unseen])
+    overlap = report.masks_overlap(unseen, seen)
+    clock.say("the judge")
+    scenes = choose_scenes(options.scenes, options.captions, FIRST_SEED)
+    latents = model.encode(render(scenes))
+    cases = variations.make_cases(model.exact, scenes, latents, settings)
+    shown = model.decode(latents)
+    clock.say(f"{len(cases)} chains")
+    images = {TRUTH: true_variations(model.through, scenes, options.variations)}
+    for name, make in variations.methods(options.strengths).items():
+        images[name] = [model.decode(make(model.quick, case, settings)) for case in cases]
+        clock.say(name)
+    figures = {name: report.measure(judge, scenes, shown, of_method)
+               for name, of_method in images.items()}
+    back = torch.cat([variations.walk_back(model.exact, case) for case in cases])
+    print(report.heading(options, accuracy, overlap), "", report.table(figures), "",
+          report.reconstruction(back, latents, model.decode(back), shown), "",
+          *report.claims(figures, options.strengths), sep="\n")
+    sheet = picture.sheet(scenes, shown, images)
+    options.picture.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(options.picture)
+    print(f"\npicture: {options.picture}")
+
+
+def choose_scenes(count: int, captions: str, first: int) -> list:
+    """Scenes from this seed on, with the textures in turn so that each is equally frequent."""
+    from scenes import TEXTURES, all_attributes, make_scene
+    from text import is_held_out, trained_attributes
+
+    unseen = filter(is_held_out, all_attributes())
+    allowed = set(unseen if captions == "held-out" else trained_attributes(TAUGHT))
+    chosen, seed = [], first
+    while len(chosen) < count:
+        scene, seed = make_scene(seed), seed + 1
+        due = TEXTURES[len(chosen) % len(TEXTURES)]
+        if scene.attributes.texture == due and scene.attributes in allowed:
+            chosen.append(scene)
+    return chosen
+
+
+def true_variations(through: Callable, scenes: Sequence, count: int) -> list:
+    """What an ideal method would give, [count, 3, h, w] for each scene."""
+    from render import render
+    from scenes import relayout
+
+    return [through(render([relayout(scene, i) for i in range(count)])) for scene in scenes]
+
+
+class Clock:
+    """Says on stderr what has been done, and in how long."""
+
+    def __init__(self):
+        self.last = time.monotonic()
+
+    def say(self, what: str) -> None:
+        now = time.monotonic()
+        print(f"{what}: {now - self.last:.0f} s", file=sys.stderr, flush=True)
+        self.last = now
+
+
+if __name__ == "__main__":
+    sys.exit(main())
