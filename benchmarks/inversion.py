@@ -100,7 +100,7 @@ def scenes(count: int) -> list[tuple]:
 
     from render import render
     from scenes import caption, make_scene
-    from text import is_held_out
+    from split import is_held_out
 
     drawn = (make_scene(seed) for seed in counting(FIRST_SCENE))
     held_out = islice((scene for scene in drawn if is_held_out(scene.attributes)), count)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(REPO / "demo" / "model"))
 
 from render import render
 from scenes import COUNTS, KINDS, SIZE, TEXTURES, Attributes, Scene, make_scene
-from text import trained_attributes
+from split import trained_attributes
 
 HEADS = {"texture": len(TEXTURES), "kind": len(KINDS), "count": len(COUNTS)}
 PATCH = 4  # pixels, each way

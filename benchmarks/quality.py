@@ -24,7 +24,6 @@ WEIGHTS = REPO / "demo" / "model" / "weights"
 sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
 
 import environment
-import hosts
 
 FIRST_SEED = 9 * 10**9  # of the exemplars: no training sees them
 TAUGHT = 600  # captions that also the shortest training has seen
@@ -34,12 +33,9 @@ TRUTH = "the same scene drawn anew"
 
 def main() -> int:
     options = parse()
-    found = hosts.find_hosts()
-    if not found:
-        print("quality: no ComfyUI was found: set COMFYUI_PATH to its folder", file=sys.stderr)
-        return 1
-    capable = environment.capable_interpreter(("diffusers",), found[:1])
-    python = capable or environment.ensure(("diffusers",), found[:1])
+    needs = environment.ENGINE_NEEDS
+    capable = environment.capable_interpreter(needs)
+    python = capable or environment.ensure(needs)
     if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
         return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
     import torch
@@ -113,7 +109,7 @@ def run(options: argparse.Namespace) -> None:
 def choose_scenes(count: int, captions: str, first: int) -> list:
     """Scenes from this seed on, with the textures in turn so that each is equally frequent."""
     from scenes import TEXTURES, all_attributes, make_scene
-    from text import is_held_out, trained_attributes
+    from split import is_held_out, trained_attributes
 
     unseen = filter(is_held_out, all_attributes())
     allowed = set(unseen if captions == "held-out" else trained_attributes(TAUGHT))

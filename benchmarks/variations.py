@@ -16,6 +16,7 @@ sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
 
 import export
 import in_process
+from clip import TextEncoder
 from scenes import Scene, caption
 
 if in_process.PACK not in sys.modules:
@@ -78,13 +79,8 @@ class DemoModel:
 
 
 def embed(captions: Sequence[str]) -> list[Prompt]:
-    """The captions as the demo model was taught them. Needs a ComfyUI for the text encoder."""
-    from text import TextEncoder
-    from unet import use_host
-
-    use_host()
-    tokens = TextEncoder(torch.device("cpu"))(list(captions)).float()
-    return [Prompt(t[None]) for t in tokens]
+    """The captions as the demo model was taught them."""
+    return [Prompt(tokens[None]) for tokens in TextEncoder()(list(captions))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import math
 
 import graph
 import pytest
+import spies
 import torch
 from comfyui_rival.rival_core.sampling import DrawnNoise, ancestral_step, sample_euler_partial
 
@@ -91,6 +92,14 @@ def test_noise_is_drawn_in_its_window_only(setup, monkeypatch):
     sample(setup, eta=0.5, eta_start=0.3, eta_end=0.6)
     percents = [1 - t / 1000 for t in range(901, 0, -100)]
     assert drawn == [i for i, percent in enumerate(percents) if 0.3 <= percent < 0.6]
+
+
+def test_fresh_noise_needs_a_last_step_to_zero(setup):
+    with spies.model_rows(setup["model"]) as plain:
+        sample(setup)
+    with spies.model_rows(setup["model"]) as drawn:
+        sample(setup, eta=0.2)
+    assert (len(plain), len(drawn)) == (10, 11)
 
 
 def test_eta_steers_with_the_patch_as_well(setup):

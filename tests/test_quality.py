@@ -20,7 +20,7 @@ import quality
 import report
 from render import render
 from scenes import KINDS, SIZE, TEXTURES, Attributes, make_scene, relayout
-from text import is_held_out
+from split import is_held_out
 
 SEEDS = range(8)
 

@@ -115,12 +115,12 @@ def test_a_new_layout_keeps_content_and_style():
     assert other.layout != scene.layout
 
 
-@pytest.mark.parametrize("size", [SIZE, SIZE // 2])
-def test_shapes_neither_touch_nor_leave_the_picture(size):
+@pytest.mark.parametrize("size, smallest", [(SIZE, 8), (SIZE // 2, 2)])
+def test_shapes_neither_touch_nor_leave_the_picture(size, smallest):
     for seed in range(200):
         layout = make_scene(seed, size=size).layout
         for i, a in enumerate(layout):
-            assert a.radius > 8
+            assert a.radius > smallest
             assert a.radius <= min(a.x, a.y, size - a.x, size - a.y)
             assert all(math.hypot(a.x - b.x, a.y - b.y) > a.radius + b.radius
                        for b in layout[:i])

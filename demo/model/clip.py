@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "harness"))
 import seeded
 
 SEED = 0
+BATCH = 32
 SIZES = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
          "num_attention_heads": 12, "projection_dim": 768, "hidden_act": "quick_gelu",
          "vocab_size": 49408, "max_position_embeddings": 77}
@@ -28,7 +29,7 @@ SIZES = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
 class TextEncoder:
     """Texts of known words to [n, 77, 768]; the empty text is the unconditional one."""
 
-    def __init__(self):
+    def __init__(self, device: torch.device | str = "cpu"):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         self.vocabulary = Vocabulary()
@@ -36,11 +37,13 @@ class TextEncoder:
         seeded.fill(self._named(), SEED)
         for weight in self.model.state_dict().values():
             weight.copy_(weight.half())  # as a checkpoint keeps them
+        self.model.to(device)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
         tokens = torch.tensor([self.vocabulary.tokens(text) for text in texts])
-        return self.model(tokens).last_hidden_state
+        parts = tokens.to(self.model.device).split(BATCH)
+        return torch.cat([self.model(part).last_hidden_state for part in parts])
 
     def weights(self) -> dict[str, Tensor]:
         """In half precision, under the names of CLIP's files."""

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import export
 import torch
+from clip import TextEncoder
 from diffusion import sample
 from latents import encode
 from render import render
 from scenes import caption, make_scene
-from text import TextEncoder, is_held_out
+from split import is_held_out
 from unet import make_unet, use_host
 
 LATENT_SIZE = 16
@@ -32,7 +33,7 @@ def sheet(tensors: dict[str, torch.Tensor], columns: int, rows: int, cfg: float,
     texts = [caption(scene.attributes) for scene in scenes]
     if any(name.startswith(export.UNET_PREFIX) for name in tensors):
         use_host()
-        embedded = TextEncoder(torch.device("cpu"))(["", *texts])
+        embedded = TextEncoder()(["", *texts])
         unet = make_unet()
         unet.load_state_dict({name.removeprefix(export.UNET_PREFIX): tensor.float()
                               for name, tensor in tensors.items()

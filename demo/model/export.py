@@ -21,13 +21,13 @@ VAE_PREFIX = "first_stage_model."
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of both models, in half precision."""
+    """The averaged weights of both models, in half precision but for single numbers."""
     tensors = {}
     for name, prefix in (("unet", UNET_PREFIX), ("autoencoder", VAE_PREFIX)):
         path = folder / f"{name}.pt"
         if path.exists():
             average = torch.load(path, map_location="cpu", weights_only=True)["average"]
-            tensors |= {prefix + key: tensor.half().contiguous()
+            tensors |= {prefix + key: (tensor.half() if tensor.ndim else tensor).contiguous()
                         for key, tensor in average.items()}
     return tensors
 

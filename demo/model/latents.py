@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from autoencoder import Autoencoder
+from clip import TextEncoder
 from render import render
 from scenes import SIZE, Scene, caption, make_scene
-from text import TextEncoder, trained_attributes
+from split import trained_attributes
 
 SCENES_PER_ROUND = 512  # drawn and encoded at once
 PASSES = 6  # over each round: encoding a scene costs as much as a third of a training step
@@ -30,7 +31,7 @@ class Captions:
             self.embedded = torch.load(path, weights_only=True).to(device)
             return
         print(f"embedding {len(self.texts)} captions", flush=True)
-        self.embedded = TextEncoder(device)(self.texts)
+        self.embedded = TextEncoder(device)(self.texts).half()
         if device.type == "cpu":  # a GPU is quicker than the disk
             torch.save(self.embedded, path)
 
