@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
 from .chain import Chain
 from .errors import RivalError
@@ -116,8 +116,9 @@ def attention_mask(
     """A mask [1, H, W] from attention maps [1, L] of any layers and steps, for a latent's size.
 
     Mean over the maps at the chosen resolution ("auto": the nearest to a quarter that there is),
-    divided by its maximum, enlarged, thresholded unless the threshold is 0, blurred by so many
-    latent pixels.
+    divided by its maximum, enlarged, blurred by so many latent pixels. A threshold, unless it is
+    0, makes it hard before that; it is then grown by a token, as Prompt-to-Prompt's masks are,
+    because attention fades towards an object's edge.
     """
     by_factor: dict[int, list[Tensor]] = {}
     for flat in maps:
@@ -125,6 +126,8 @@ def attention_mask(
             by_factor.setdefault(grid[0], []).append(flat.view(1, 1, *grid[1]))
     factor = _choose(by_factor, resolution)
     mean = torch.cat(by_factor[factor]).mean(dim=0, keepdim=True)
+    if threshold > 0:
+        mean = max_pool2d(mean, 3, stride=1, padding=1)
     mask = interpolate(mean / mean.max().clamp(min=1e-12), size, mode="bilinear")
     if threshold > 0:
         mask = (mask > threshold).float()
