@@ -81,18 +81,19 @@ def vary(model: DemoModel, exemplar: Exemplar, options: Options) -> Pictures:
     from comfyui_rival.rival_core import diffusers_engine as engine
     from comfyui_rival.rival_core.alignment import Exemplar as Steered
 
-    empty, caption = model.prompt(""), model.prompt(exemplar.prompt)
+    empty, caption = model.prompt(""), model.prompt(exemplar.caption)
     with Progress(exemplar.name, STAGES, options.steps) as progress:
         chain = engine.invert(
-            model.denoiser, model.encode(exemplar.picture), empty, options.steps,
+            model.denoiser, model.encode(exemplar.picture), caption, options.steps,
             callback=report(progress, "invert", options.steps),
         )  # fmt: skip
         variations = engine.sample(
-            model.denoiser, chain, [Steered(chain)], caption, empty, options.seed,
-            draws=range(options.variations), callback=report(progress, "sample", options.steps),
+            model.denoiser, chain, [Steered(chain)], model.prompt(exemplar.prompt), empty,
+            options.seed, exemplar.cfg, draws=range(options.variations),
+            callback=report(progress, "sample", options.steps),
         )  # fmt: skip
         again = engine.sample(
-            model.denoiser, chain, [], empty, cfg=1.0, start="inverted",
+            model.denoiser, chain, [], caption, cfg=1.0, start="inverted",
             callback=report(progress, "reconstruct", options.steps),
         )  # fmt: skip
     return Pictures(model.decode(again)[0], model.decode(variations))

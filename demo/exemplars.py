@@ -16,6 +16,8 @@ PHOTO_PROMPT = "a cup of coffee on a wooden table"
 SCENES = (5_000_000_133, 5_000_000_171, 5_000_000_124)  # seeds of held-out captions
 MEGAPIXEL = 1024**2  # as ComfyUI counts
 SD_MEGAPIXELS, SDXL_MEGAPIXELS = 0.25, 1.0
+CFG = 5.0
+MODEL_CFG = 2.5  # the demo model's colours run out of their range above it
 MODEL_SIZE = 128  # sides of the pictures that the demo model was trained on
 PIXELS = 8  # to a side of one latent position
 
@@ -28,6 +30,8 @@ class Exemplar:
     picture: Image.Image
     prompt: str
     megapixels: float
+    cfg: float
+    caption: str = ""  # what it is inverted with: what it shows, as far as that is known
     prefix: str = ""  # of its files' names
 
 
@@ -35,13 +39,13 @@ def read(options: Options) -> list[Exemplar]:
     if options.checkpoint is None and options.image is None:
         return [scene(seed, i + 1, options.prompt) for i, seed in enumerate(SCENES)]
     path = options.image or PHOTO
-    own_prompt = PHOTO_PROMPT if options.image is None else ""
-    prompt = own_prompt if options.prompt is None else options.prompt
+    caption = PHOTO_PROMPT if options.image is None else ""
+    prompt = caption if options.prompt is None else options.prompt
     picture = read_photo(path)
     if options.checkpoint is None:
         return [fitted(path.name, picture, prompt)]
     megapixels = SDXL_MEGAPIXELS if is_sdxl(options.checkpoint) else SD_MEGAPIXELS
-    return [Exemplar(path.name, picture, prompt, megapixels)]
+    return [Exemplar(path.name, picture, prompt, megapixels, CFG, caption)]
 
 
 def scene(seed: int, number: int, prompt: str | None) -> Exemplar:
@@ -51,13 +55,15 @@ def scene(seed: int, number: int, prompt: str | None) -> Exemplar:
 
     drawn = make_scene(seed)
     pixels = (render([drawn])[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    own_prompt = caption(drawn.attributes)
+    shown = caption(drawn.attributes)
     picture = Image.fromarray(pixels)
     return Exemplar(
         f"Scene {number}",
         picture,
-        own_prompt if prompt is None else prompt,
+        shown if prompt is None else prompt,
         picture.width * picture.height / MEGAPIXEL,
+        MODEL_CFG,
+        shown,
         f"scene_{number}_",
     )
 
@@ -67,7 +73,7 @@ def fitted(name: str, picture: Image.Image, prompt: str) -> Exemplar:
     scale = MODEL_SIZE / math.sqrt(picture.width * picture.height)
     sides = [max(1, round(side * scale / PIXELS)) * PIXELS for side in picture.size]
     small = ImageOps.fit(picture, tuple(sides), Image.Resampling.LANCZOS)
-    return Exemplar(name, small, prompt, math.prod(sides) / MEGAPIXEL)
+    return Exemplar(name, small, prompt, math.prod(sides) / MEGAPIXEL, MODEL_CFG)
 
 
 def read_photo(path: Path) -> Image.Image:

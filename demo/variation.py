@@ -30,7 +30,8 @@ def job(prompt: dict, options, exemplar, checkpoint: str) -> Job:
     sample, invert = only(prompt, "RivalKSampler"), only(prompt, "RivalInvert")
     sampler = prompt[sample]["inputs"]
     prompt[sampler["positive"][0]]["inputs"]["text"] = exemplar.prompt
-    sampler.update(seed=options.seed, batch_size=options.variations)
+    prompt[prompt[invert]["inputs"]["positive"][0]]["inputs"]["text"] = exemplar.caption
+    sampler.update(seed=options.seed, batch_size=options.variations, cfg=exemplar.cfg)
     prompt[invert]["inputs"]["steps"] = options.steps
     prompt[only(prompt, "CheckpointLoaderSimple")]["inputs"]["ckpt_name"] = checkpoint
     prompt[only(prompt, "LoadImage")]["inputs"]["image"] = PHOTO_NAME
