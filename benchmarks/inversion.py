@@ -25,10 +25,11 @@ import environment
 import hosts
 import in_process
 
-ROWS = [("ddim", 1), ("fixed_point", 3), ("fixed_point", 5), ("empirical", 5), ("anderson", 3),
-        ("anderson", 5), ("anderson", 10)]
+# (solver, iterations, how many earlier iterates anderson mixes in)
+ROWS = [("ddim", 1, 1), ("fixed_point", 5, 1), ("fixed_point", 10, 1), ("empirical", 5, 1),
+        ("anderson", 3, 1), ("anderson", 5, 1), ("anderson", 10, 1), ("anderson", 10, 2),
+        ("anderson", 10, 3)]
 FIRST_SCENE = 5 * 10**9  # never trained on
-SEEDED_SHARE = 0.15  # of random blocks in the seeded UNet's prediction: as rough as trained ones
 
 
 def main() -> int:
@@ -88,7 +89,7 @@ def seeded_unet():
     import checkpoints
     import comfy.sd
 
-    network = checkpoints.unet(0, SEEDED_SHARE)
+    network = checkpoints.unet(0)
     weights = {f"model.diffusion_model.{name}": weight for name, weight in network.items()}
     return comfy.sd.load_diffusion_model_state_dict(weights)
 
@@ -122,27 +123,29 @@ def encode(vae, picture) -> dict:
 def table(model, pictures: list, steps: list[int]) -> None:
     print("| steps | solver | iterations | error | residual | evaluations | seconds |")
     print("|---|---|---|---|---|---|---|")
-    for count in steps:
-        for solver, iterations in ROWS:
-            report(count, solver, iterations, model, pictures)
-    report(100, "ddim", 1, model, pictures)
+    for row in [*((count, *row) for count in steps for row in ROWS), (100, *ROWS[0])]:
+        report(*row, model, pictures)
 
 
-def report(steps: int, solver: str, iterations: int, model, pictures: list) -> None:
-    found = [round_trip(model, *picture, steps, solver, iterations) for picture in pictures]
+def report(steps: int, solver: str, iterations: int, window: int, model, pictures: list) -> None:
+    found = [round_trip(model, *picture, steps, solver, iterations, window)
+             for picture in pictures]
     error, residual, evaluations, seconds = map(statistics.median, zip(*found))
     kept = "" if solver == "ddim" else f"{residual:.0e}"
-    print(f"| {steps} | `{solver}` | {iterations} | {error:.1e} | {kept} | {evaluations:.0f} "
+    name = f"`{solver}`" + (f", m = {window}" if solver == "anderson" else "")
+    print(f"| {steps} | {name} | {iterations} | {error:.1e} | {kept} | {evaluations:.0f} "
           f"| {seconds:.1f} |", flush=True)
 
 
-def round_trip(model, latent, prompt, steps: int, solver: str, iterations: int) -> tuple:
+def round_trip(
+    model, latent, prompt, steps: int, solver: str, iterations: int, window: int
+) -> tuple:
     """(relative squared error, worst residual, evaluations, seconds of the inversion)."""
     from comfyui_rival.nodes import RivalInvert, RivalReconstruct
 
     started = time.perf_counter()
     chain = RivalInvert.execute(
-        model, latent, prompt, steps, "rival", solver, iterations, 1e-4, 1.0, 1, 1.0
+        model, latent, prompt, steps, "rival", solver, iterations, 1e-4, 1.0, window, 1.0
     ).args[0]
     seconds = time.perf_counter() - started
     error = RivalReconstruct.execute(model, chain).args[1]

@@ -48,11 +48,8 @@ FAMILIES = {"sd15": sd15}
 
 
 @torch.no_grad()
-def unet(seed: int, random: float = math.sqrt(1 - COPIED**2)) -> dict[str, torch.Tensor]:
-    """A UNet whose noise prediction for unit noise has a deviation near 1.
-
-    random: the share of its blocks in that prediction; the rest is its input.
-    """
+def unet(seed: int) -> dict[str, torch.Tensor]:
+    """A UNet whose noise prediction for unit noise has a deviation near 1."""
     import seeded
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -63,8 +60,8 @@ def unet(seed: int, random: float = math.sqrt(1 - COPIED**2)) -> dict[str, torch
     noise = torch.randn(1, 4, 16, 16, generator=generator)
     text = torch.randn(1, 77, 768, generator=generator)
     deviation = network(noise, torch.tensor([500.0]), context=text).std().item()
-    seeded.normalize_output(network.out[2], deviation, random)
-    seeded.copy_input(network, math.sqrt(1 - random**2))
+    seeded.normalize_output(network.out[2], deviation, math.sqrt(1 - COPIED**2))
+    seeded.copy_input(network, COPIED)
     return network.state_dict()
 
 
