@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
-from ..rival_core.noise import STARTS, start_latents
+from ..rival_core.noise import STARTS, partial_latents, start_latents
 from ..rival_core.sampling import DrawnNoise, check_eta
 from . import checks, host
 from .alignment import exemplars_of
@@ -40,10 +40,30 @@ def chain_input() -> io.Input:
     return RivalChain.Input("chain", tooltip="The photo, from RIVAL Invert.")
 
 
-def start_noise(chain: Chain, seed: int, start: str, size: tuple, draws: list[int]) -> Tensor:
-    """The noise that the host, scaling it on an empty latent, turns into the start latents."""
-    latents = start_latents(chain.end.cpu(), size, draws, seed, start)
-    return latents / chain.scaling.noise_scale(chain.top)
+def start_noise(
+    chain: Chain, seed: int, start: str, size: tuple, draws: list[int], sigma: float | None = None
+) -> Tensor:
+    """The noise that the host, scaling it on an empty latent, turns into the start latents.
+
+    sigma: one of the chain's below its top, to start there from the photo.
+    """
+    if sigma is None or sigma >= chain.top:
+        latents = start_latents(chain.end.cpu(), size, draws, seed, start)
+        return latents / chain.scaling.noise_scale(chain.top)
+    if size != (own := tuple(chain.latents.shape[2:])):
+        raise RivalError(
+            f"denoise is below 1 and the latent is {size}, the photo's {own}: leave the latent "
+            "unconnected, or set denoise to 1"
+        )
+    return partial_latents(chain, sigma, draws, seed, start) / chain.scaling.noise_scale(sigma)
+
+
+def sigmas_from(chain: Chain, denoise: float, end_at_zero: bool) -> Tensor:
+    """The chain's falling sigmas, or the last `denoise` of their steps; at least one."""
+    if not 0.0 < denoise <= 1.0:
+        raise RivalError(f"denoise is {denoise}: give more than 0, up to 1")
+    skipped = chain.steps - max(1, round(denoise * chain.steps))
+    return chain.falling_sigmas(end_at_zero)[skipped:]
 
 
 def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[int, int], list[int]]:
@@ -132,6 +152,15 @@ class RivalKSampler(io.ComfyNode):
                     max=4096,
                     tooltip="Variations at once; the photo costs one row a step however many.",
                 ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1, only this last part of the chain's steps is walked: the "
+                    "photo stays, and its noise at that level is shuffled. 0.6 keeps the layout.",
+                ),
                 *eta_inputs(),
                 io.Latent.Input(
                     "latent",
@@ -156,6 +185,7 @@ class RivalKSampler(io.ComfyNode):
         sampler_name,
         start,
         batch_size,
+        denoise,
         eta,
         eta_start,
         eta_end,
@@ -171,14 +201,14 @@ class RivalKSampler(io.ComfyNode):
                     "a latent without one"
                 )
             size, draws = target(latent, chain, batch_size)
-            noise = start_noise(chain, seed, start, size, draws)
+            draws_noise = eta > 0 or sampler_name not in host.NOISELESS
+            sigmas = sigmas_from(chain, denoise, end_at_zero=draws_noise)
+            noise = start_noise(chain, seed, start, size, draws, float(sigmas[0]))
             sampler = host.sampler(sampler_name)
             if eta > 0:
                 fresh = DrawnNoise(seed, draws, tuple(noise.shape[1:]))
                 sampler = cls.partial_noise(model, sampler_name, fresh, eta, eta_start, eta_end)
         notices = notify(NODE, cls.notices(model, chain))
-        draws_noise = eta > 0 or sampler_name not in host.NOISELESS
-        sigmas = chain.falling_sigmas(end_at_zero=draws_noise)
         scale = chain.scaling.level(float(sigmas[-1]))
         samples = host.sample(
             model, noise, cfg, sampler, sigmas, scale, positive, negative, seed

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from .chain import Chain
 from .errors import RivalError
 from .normalization import statistics
 
@@ -48,6 +49,19 @@ STARTS: dict[str, Callable[[Tensor, Size, Generator], Tensor]] = {
     "gaussian": gaussian,
     "inverted": inverted,
 }
+
+
+def partial_latents(
+    chain: Chain, sigma: float, draws: Sequence[int], seed: int, start: str
+) -> Tensor:
+    """[len(draws), C, H, W] at a sigma of the chain below its top: a start for a part of the way.
+
+    The photo stays where it is and only its noise is shuffled, or drawn with its statistics.
+    """
+    x, kept = chain.at(sigma).cpu(), chain.scaling.clean_share(sigma) * chain.clean.cpu()
+    noise = (x - kept) / sigma
+    drawn = start_latents(noise, tuple(x.shape[2:]), draws, seed, start)
+    return kept + sigma * drawn
 
 
 def start_latents(end: Tensor, size: Size, draws: Sequence[int], seed: int, start: str) -> Tensor:

@@ -23,6 +23,10 @@ class Scaling:
         """x / z at sigma: sqrt(1 + (sigma / sigma_data)**2)."""
         return math.sqrt(1.0 + (sigma / self.sigma_data) ** 2)
 
+    def clean_share(self, sigma: float) -> float:
+        """How much of the clean latent is in one at sigma: x = share * clean + sigma * noise."""
+        return 1.0
+
     def rescale(self, x: Tensor, sigma: float, target: float) -> Tensor:
         """The latent x at `sigma`, relabelled as one at `target` (same z)."""
         return x * (self.level(target) / self.level(sigma))
@@ -48,6 +52,9 @@ class FlowScaling(Scaling):
 
     def level(self, sigma: float) -> float:
         return 1.0
+
+    def clean_share(self, sigma: float) -> float:
+        return 1.0 - sigma
 
     def noise_scale(self, sigma: float) -> float:
         return sigma

@@ -38,6 +38,7 @@ def rival_sample(model, chain, positive, negative, **inputs):
         "sampler_name": "euler",
         "start": "shuffle",
         "batch_size": 1,
+        "denoise": 1.0,
         "eta": 0.0,
         "eta_start": 0.0,
         "eta_end": 1.0,

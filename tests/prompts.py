@@ -75,6 +75,7 @@ def variation(
         "sampler_name": "euler",
         "start": "shuffle",
         "batch_size": batch,
+        "denoise": 1.0,
         "eta": 0.0,
         "eta_start": 0.0,
         "eta_end": 1.0,

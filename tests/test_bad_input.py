@@ -282,6 +282,7 @@ def test_a_model_without_the_patch_samples_and_says_so(setup, caplog):
         sampler_name="euler",
         start="shuffle",
         batch_size=1,
+        denoise=1.0,
         eta=0.0,
         eta_start=0.0,
         eta_end=1.0,
