@@ -44,13 +44,11 @@ class Injection:
         self.step = step
         self.roles = roles
         self.taken = set(taken)
-        self.strength = step.steering.attention_strength
-        self.blends = self.strength < 1
-        self.replace = step.steering.replace
 
     def __call__(self, n, context, value, extra_options):
         layer = (extra_options["block"], extra_options["block_index"])
-        if self.is_taken(layer):
+        steering = self.step.steering.at(layer)
+        if self.is_taken(layer) or not steering.readers:
             return n, context, value
         roles = [self.roles.get(row, "positive") for row in extra_options["uuids"]]
         with named(NODE):
@@ -60,7 +58,7 @@ class Injection:
             # HyperTile cut the queries into tiles; ComfyUI then reads keys in that many chunks.
             context, value = (t.reshape(len(n), -1, t.shape[-1]) for t in (context, value))
         rows = len(n) // len(chunks)
-        replace = self.replace and not self.blends
+        replace = steering.replace and steering.attention_strength >= 1
         longer = lengthen(context, [c.context for c in chunks], rows, replace)
         if own_is_one and all(c.value is c.context for c in chunks):
             return n, longer, longer
@@ -73,19 +71,25 @@ class Injection:
 
     def replaces(self) -> dict[tuple, Any]:
         """Attention functions that blend plain with injected, for the layers that need them."""
-        if not self.blends:
+        if all(e.strength >= 1 for e in self.step.steering.readers):
             return {}
         chain = self.step.steering.readers[0].chain
         layers = next(layers for key, layers in self.step.tokens.items() if key[0] == id(chain))
-        free = [layer for layer in layers if not self.is_taken(layer)]
+        free = [layer for layer in layers if not self.is_taken(layer) and self.is_blended(layer)]
         return {(*block, depth): self.blend for block, depth in free}
+
+    def is_blended(self, layer: Layer) -> bool:
+        return 0 < self.step.steering.at(layer).attention_strength < 1
 
     def blend(self, q, k, v, extra_options, mask=None):
         layer = (extra_options["block"], extra_options["block_index"])
+        steering = self.step.steering.at(layer)
         role = self.roles.get(extra_options["uuids"][0], "positive")
         attention = partial(host.attention, extra_options=extra_options)
         length = self.step.read(layer, role).context.shape[1]
-        return blended_attention(attention, q, k, v, length, self.replace, self.strength)
+        return blended_attention(
+            attention, q, k, v, length, steering.replace, steering.attention_strength
+        )
 
 
 class Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..rival_core.alignment import Exemplar
+from ..rival_core.alignment import LAYERS, Exemplar, choose_layers
 from ..rival_core.errors import RivalError
 from ..rival_core.gates import Gates
 from . import checks, host
@@ -71,9 +71,11 @@ class RivalPatchModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "layers",
-                    options=["all"],
+                    options=list(LAYERS),
                     default="all",
-                    tooltip="Which self-attention layers read the photo.",
+                    tooltip="Which self-attention layers read the photo. decoder: the way up "
+                    "only, a looser likeness. coarse: the deepest level, for objects and their "
+                    "arrangement. fine: the others, for texture and colour.",
                 ),
                 io.Combo.Input(
                     "features",
@@ -107,4 +109,5 @@ class RivalPatchModel(io.ComfyNode):
                     "that set that sampling, or use the chain without this patch"
                 )
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
-            return io.NodeOutput(align(model, Exemplar(chain, gates, strength)))
+            exemplar = Exemplar(chain, gates, strength, choose_layers(chain.model, layers))
+            return io.NodeOutput(align(model, exemplar))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .attention import Tokens, join
-from .chain import Chain
+from .chain import Chain, ModelCard
 from .errors import RivalError
 from .gates import Attention, Gates
 from .inversion import to_d
@@ -25,6 +25,7 @@ class Exemplar:
     chain: Chain
     gates: Gates = field(default_factory=Gates)
     strength: float = 1.0
+    layers: frozenset[Layer] | None = None  # whose self-attention reads it; None: all
 
     def __post_init__(self):
         if not 0.0 <= self.strength <= 1.0:
@@ -34,13 +35,50 @@ class Exemplar:
         return self
 
 
+LAYERS = ("all", "decoder", "coarse", "fine")
+
+
+def choose_layers(card: ModelCard, name: str) -> frozenset[Layer] | None:
+    """The self-attention layers that one of LAYERS names; None for all of them.
+
+    decoder: the UNet's way up. coarse: its widest level, where objects and their arrangement are
+    decided. fine: all others, which draw texture and colour. RivalError if that is none.
+    """
+    if name not in LAYERS:
+        raise RivalError(f"layers is {name!r}: choose one of {', '.join(LAYERS)}")
+    if name == "all":
+        return None
+    widest = max(width for *_, width in card.layers)
+    chosen = {
+        "decoder": [x for x in card.layers if x[0][0].startswith(("output", "up"))],
+        "coarse": [x for x in card.layers if x[2] == widest],
+        "fine": [x for x in card.layers if x[2] < widest],
+    }[name]
+    if not chosen:
+        raise RivalError(f"layers is {name!r} and this model has no such layer: choose all")
+    return frozenset((block, depth) for block, depth, _ in chosen)
+
+
 @dataclass(frozen=True)
 class Steering:
     """What acts at one timestep. Whatever the order of the exemplars, the result is the same."""
 
     readers: tuple[Exemplar, ...]  # whose tokens are read, side by side
-    replace: bool  # own tokens are dropped: every reader's gates say replace
+    rules: tuple[Attention, ...]  # of each reader's gates
     normalizers: tuple[Exemplar, ...]  # whose statistics the predicted noise takes
+
+    def at(self, layer: Layer) -> Steering:
+        """What acts in one layer."""
+        if all(e.layers is None for e in self.readers):
+            return self
+        kept = [(e, r) for e, r in zip(self.readers, self.rules) if layer in (e.layers or [layer])]
+        readers, rules = zip(*kept) if kept else ((), ())
+        return Steering(readers, rules, self.normalizers)
+
+    @property
+    def replace(self) -> bool:
+        """Whether own tokens are dropped: every reader's gates say so."""
+        return all(rule is Attention.REPLACE for rule in self.rules)
 
     @property
     def attention_strength(self) -> float:
@@ -56,11 +94,8 @@ def steering(exemplars: Sequence[Exemplar], t: float) -> Steering:
     """The exemplars whose gates are open at timestep t."""
     active = [e for e in exemplars if e.strength > 0]
     readers = tuple(e for e in active if e.gates.attention(t) is not Attention.PLAIN)
-    return Steering(
-        readers,
-        all(e.gates.attention(t) is Attention.REPLACE for e in readers),
-        tuple(e for e in active if e.gates.normalizes(t)),
-    )
+    rules = tuple(e.gates.attention(t) for e in readers)
+    return Steering(readers, rules, tuple(e for e in active if e.gates.normalizes(t)))
 
 
 def normalize(eps: Tensor, parts: Sequence[Statistics], strengths: Sequence[float]) -> Tensor:
@@ -116,11 +151,12 @@ class Step:
             self.tokens[id(chain), row] = tokens[row]
 
     def read(self, layer: Layer, role: str) -> Tokens:
-        """All readers' tokens for rows of this role, side by side; the same object each time."""
-        rows = tuple(exemplar_role(e.chain, role) for e in self.steering.readers)
+        """The layer's readers' tokens for rows of this role, side by side; always one object."""
+        readers = self.steering.at(layer).readers
+        rows = tuple(exemplar_role(e.chain, role) for e in readers)
         key = (layer, rows)
         if key not in self.merged:
-            held = [self.tokens[id(e.chain), row] for e, row in zip(self.steering.readers, rows)]
+            held = [self.tokens[id(e.chain), row] for e, row in zip(readers, rows)]
             if not all(layer in tokens for tokens in held):
                 raise RivalError(
                     "the photo's own model call never reached the self-attention of block "

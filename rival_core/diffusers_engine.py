@@ -225,7 +225,9 @@ class Injection:
         self.step, self.roles = step, roles
 
     def __call__(self, layer: Layer, own: Tensor, attend: Attend) -> Tensor:
-        steering = self.step.steering
+        steering = self.step.steering.at(layer)
+        if not steering.readers:
+            return attend(own, own, own)
         strength, replace = steering.attention_strength, steering.replace
         chunks = [self.step.read(layer, role).context for role in self.roles]
         longer = lengthen(own, chunks, len(own) // len(chunks), replace and strength >= 1)
