@@ -8,15 +8,8 @@ from torch import Tensor
 
 from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
-from ..rival_core.guidance import (
-    RESOLUTIONS,
-    Keep,
-    attention_mask,
-    attention_to,
-    blended,
-    resize_mask,
-    word_positions,
-)
+from ..rival_core.guidance import Keep, attention_mask, attention_to, blended, word_positions
+from ..rival_core.masks import RESOLUTIONS, resize_mask
 from . import alignment, checks, host
 from .alignment import GUIDANCE as NODE
 from .schema import RivalChain, advanced, named, notify, output, schema

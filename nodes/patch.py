@@ -84,6 +84,12 @@ class RivalPatchModel(io.ComfyNode):
                     tooltip="live: the photo's features are computed beside each step, one model "
                     "row more, and kept for that step only.",
                 ),
+                io.Mask.Input(
+                    "exemplar_mask",
+                    optional=True,
+                    tooltip="Which part of the photo is read, in the photo's own frame: leave its "
+                    "background out, for instance.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model, steered. Any sampler takes it.")],
         )
@@ -100,6 +106,7 @@ class RivalPatchModel(io.ComfyNode):
         strength,
         layers,
         features,
+        exemplar_mask=None,
     ) -> io.NodeOutput:
         with named(NODE):
             checks.same_model(chain, host.model_card(model))
@@ -109,5 +116,6 @@ class RivalPatchModel(io.ComfyNode):
                     "that set that sampling, or use the chain without this patch"
                 )
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
-            exemplar = Exemplar(chain, gates, strength, choose_layers(chain.model, layers))
+            exemplar = Exemplar(chain, gates, strength, choose_layers(chain.model, layers),
+                                checks.photo_mask(exemplar_mask))
             return io.NodeOutput(align(model, exemplar))

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .attention import Tokens, join
+from .attention import Tokens, join, select
 from .chain import Chain, ModelCard
 from .errors import RivalError
 from .gates import Attention, Gates
 from .inversion import to_d
+from .masks import tokens_inside
 from .normalization import Statistics, adain, average, statistics
 
 Layer = tuple[tuple[str, int], int]  # (block, depth in the block), as the host names them
@@ -26,6 +27,7 @@ class Exemplar:
     gates: Gates = field(default_factory=Gates)
     strength: float = 1.0
     layers: frozenset[Layer] | None = None  # whose self-attention reads it; None: all
+    seen: Tensor | None = None  # [1, H, W], which part of the photo is read; None: all of it
 
     def __post_init__(self):
         if not 0.0 <= self.strength <= 1.0:
@@ -33,6 +35,26 @@ class Exemplar:
 
     def __deepcopy__(self, memo) -> Exemplar:
         return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The height and width of the photo's latent."""
+        return tuple(self.chain.latents.shape[2:])
+
+    def visible(self, tokens: Tokens) -> Tokens:
+        """Of the photo's tokens in one layer, those that may be read."""
+        if self.seen is None:
+            return tokens
+        return select(tokens, tokens_inside(self.seen, tokens.context.shape[1], self.size))
+
+    def statistics(self, eps: Tensor) -> Statistics:
+        """Of the photo's predicted noise [1, C, H, W], where it may be read."""
+        if self.seen is None:
+            return statistics(eps)
+        inside = tokens_inside(self.seen, self.size[0] * self.size[1], self.size)
+        if len(inside) < 2:
+            return statistics(eps)  # of a single place there is no variance
+        return statistics(eps.flatten(2)[:, :, inside.to(eps.device), None])
 
 
 LAYERS = ("all", "decoder", "coarse", "fine")
@@ -162,7 +184,8 @@ class Step:
                     "the photo's own model call never reached the self-attention of block "
                     f"{layer[0]}: remove what skips parts of the model"
                 )
-            self.merged[key] = join([tokens[layer] for tokens in held])
+            parts = [e.visible(tokens[layer]) for e, tokens in zip(readers, held)]
+            self.merged[key] = join(parts)
         return self.merged[key]
 
     def normalize(self, x: Tensor, denoised: Tensor) -> Tensor:
@@ -170,6 +193,6 @@ class Step:
         normalizers = self.steering.normalizers
         if not normalizers:
             return denoised
-        parts = [statistics(self.eps[id(e.chain)]) for e in normalizers]
+        parts = [e.statistics(self.eps[id(e.chain)]) for e in normalizers]
         eps = normalize(to_d(x, self.sigma, denoised), parts, [e.strength for e in normalizers])
         return x - self.sigma * eps

@@ -21,6 +21,15 @@ class Tokens(NamedTuple):
     value: Tensor  # what values are made from: the same tensor, unless a patch parted them
 
 
+def select(tokens: Tokens, index: Tensor) -> Tokens:
+    """Some of an exemplar's tokens, by their numbers [n]."""
+    index = index.to(tokens.context.device)
+    context = tokens.context[:, index]
+    if tokens.value is tokens.context:
+        return Tokens(context, context)
+    return Tokens(context, tokens.value[:, index])
+
+
 def join(parts: Sequence[Tokens]) -> Tokens:
     """Several exemplars' tokens side by side."""
     if len(parts) == 1:

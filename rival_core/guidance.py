@@ -13,9 +13,8 @@ from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
 from .chain import Chain
 from .errors import RivalError
+from .masks import RESOLUTIONS, resize_mask, token_grid
 
-# Of attention maps: latent pixels to a side of a token.
-RESOLUTIONS = {"full": 1, "half": 2, "quarter": 4, "eighth": 8}
 USUAL_FACTOR = 4  # Prompt-to-Prompt's 16 x 16 maps of a 64 x 64 latent
 
 
@@ -66,18 +65,6 @@ class Keep:
         return torch.lerp(known, denoised, resize_mask(self.mask, x))
 
 
-def resize_mask(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask [1 or B, H, W] at the size of a latent, [1 or B, 1, h, w] within 0 and 1."""
-    mask = mask.to(like).clamp(0, 1)[:, None]
-    if mask.shape[2:] != like.shape[2:]:
-        mask = interpolate(mask, like.shape[2:], mode="bilinear", antialias=True)
-    if len(mask) not in (1, len(like)):
-        raise RivalError(
-            f"the mask is a batch of {len(mask)} and the latent of {len(like)}: give one mask"
-        )
-    return mask.clamp(0, 1)
-
-
 # --- masks from cross-attention ------------------------------------------------------------------
 
 
@@ -99,15 +86,6 @@ def attention_to(q: Tensor, k: Tensor, heads: int, positions: Sequence[int]) -> 
     q, k = (rearrange(t.float(), "b l (h d) -> b h l d", h=heads) for t in (q, k))
     weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(dim=3)
     return weights[..., list(positions)].sum(dim=3).mean(dim=1)
-
-
-def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
-    """(latent pixels to a side of a token, the grid's height and width) of so many tokens."""
-    for factor in RESOLUTIONS.values():
-        grid = (math.ceil(size[0] / factor), math.ceil(size[1] / factor))
-        if grid[0] * grid[1] == tokens:
-            return factor, grid
-    return None
 
 
 def attention_mask(

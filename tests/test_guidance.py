@@ -8,6 +8,7 @@ import spies
 import torch
 from comfyui_rival.rival_core import guidance
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.masks import resize_mask
 
 pytestmark = pytest.mark.host
 
@@ -92,7 +93,7 @@ def test_a_low_scale_acts_where_the_sampler_has_no_guidance(setup):
 def test_a_half_mask_guides_its_half_only():
     generator = torch.Generator().manual_seed(0)
     denoised, cond, uncond = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
-    mask = guidance.resize_mask(left_half(), denoised)
+    mask = resize_mask(left_half(), denoised)
     mixed = guidance.blended(denoised, cond, uncond, 1.5, mask)
     low = uncond + (cond - uncond) * 1.5
     assert torch.equal(mixed[..., :3], denoised[..., :3])

@@ -1,0 +1,51 @@
+"""Masks at the sizes that latents and attention layers have."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from .errors import RivalError
+
+# Of attention layers: latent pixels to a side of a token.
+RESOLUTIONS = {"full": 1, "half": 2, "quarter": 4, "eighth": 8}
+
+
+def resize_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask [1 or B, H, W] at the size of a latent, [1 or B, 1, h, w] within 0 and 1."""
+    mask = mask.to(like).clamp(0, 1)[:, None]
+    if mask.shape[2:] != like.shape[2:]:
+        mask = interpolate(mask, like.shape[2:], mode="bilinear", antialias=True)
+    if len(mask) not in (1, len(like)):
+        raise RivalError(
+            f"the mask is a batch of {len(mask)} and the latent of {len(like)}: give one mask"
+        )
+    return mask.clamp(0, 1)
+
+
+def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
+    """(latent pixels to a side of a token, the grid's height and width) of so many tokens."""
+    for factor in RESOLUTIONS.values():
+        grid = (math.ceil(size[0] / factor), math.ceil(size[1] / factor))
+        if grid[0] * grid[1] == tokens:
+            return factor, grid
+    return None
+
+
+def tokens_inside(mask: Tensor, tokens: int, size: tuple[int, int]) -> Tensor:
+    """The numbers [n] of a layer's tokens that a mask [1, H, W] covers by half or more.
+
+    size: of the latent. At least one: the most covered. RivalError if the layer's tokens are no
+    grid over the latent.
+    """
+    found = token_grid(tokens, size)
+    if found is None:
+        raise RivalError(
+            f"a layer has {tokens} tokens and the photo's latent is {size}: exemplar_mask does "
+            "not work with nodes that merge or cut tokens, remove them or the mask"
+        )
+    covered = adaptive_avg_pool2d(mask.float()[:, None], found[1]).flatten()
+    inside = (covered >= 0.5).nonzero().flatten()
+    return inside if len(inside) else covered.argmax()[None]
