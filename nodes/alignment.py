@@ -58,7 +58,7 @@ class Injection:
             # HyperTile cut the queries into tiles; ComfyUI then reads keys in that many chunks.
             context, value = (t.reshape(len(n), -1, t.shape[-1]) for t in (context, value))
         rows = len(n) // len(chunks)
-        replace = steering.replace and steering.attention_strength >= 1
+        replace = steering.replace and not steering.blends
         longer = lengthen(context, [c.context for c in chunks], rows, replace)
         if own_is_one and all(c.value is c.context for c in chunks):
             return n, longer, longer
@@ -71,7 +71,7 @@ class Injection:
 
     def replaces(self) -> dict[tuple, Any]:
         """Attention functions that blend plain with injected, for the layers that need them."""
-        if all(e.strength >= 1 for e in self.step.steering.readers):
+        if not any(e.strength < 1 or e.mask is not None for e in self.step.steering.readers):
             return {}
         chain = self.step.steering.readers[0].chain
         layers = next(layers for key, layers in self.step.tokens.items() if key[0] == id(chain))
@@ -79,17 +79,19 @@ class Injection:
         return {(*block, depth): self.blend for block, depth in free}
 
     def is_blended(self, layer: Layer) -> bool:
-        return 0 < self.step.steering.at(layer).attention_strength < 1
+        steering = self.step.steering.at(layer)
+        return bool(steering.readers) and steering.blends
 
     def blend(self, q, k, v, extra_options, mask=None):
         layer = (extra_options["block"], extra_options["block_index"])
         steering = self.step.steering.at(layer)
         role = self.roles.get(extra_options["uuids"][0], "positive")
         attention = partial(host.attention, extra_options=extra_options)
-        length = self.step.read(layer, role).context.shape[1]
-        return blended_attention(
-            attention, q, k, v, length, steering.replace, steering.attention_strength
-        )
+        with named(NODE):
+            length = self.step.read(layer, role).context.shape[1]
+            like = q.new_empty(1, 1, *extra_options["original_shape"][2:])
+            share, allowed = self.step.shares(layer, q.shape[1], like)
+        return blended_attention(attention, q, k, v, length, steering.replace, share, allowed)
 
 
 class Run:

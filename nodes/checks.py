@@ -83,16 +83,16 @@ def unpatched(model) -> None:
         )
 
 
-def photo_mask(mask: Tensor | None) -> Tensor | None:
+def one_mask(name: str, mask: Tensor | None) -> Tensor | None:
     """One mask [1, H, W] that covers something, or none."""
     if mask is None:
         return None
     if mask.ndim != 3 or len(mask) != 1 or not mask.numel() or not torch.isfinite(mask).all():
         raise RivalError(
-            f"the exemplar_mask has the shape {list(mask.shape)}, or holds NaN: give one mask"
+            f"the {name} has the shape {list(mask.shape)}, or holds NaN: give one mask"
         )
     if not (mask >= 0.5).any():
-        raise RivalError("the exemplar_mask covers nothing of the photo: paint what is to be read")
+        raise RivalError(f"the {name} covers nothing: paint a part, or remove it")
     return mask.detach().to("cpu", torch.float32).clamp(0, 1)
 
 

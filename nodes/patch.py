@@ -85,6 +85,12 @@ class RivalPatchModel(io.ComfyNode):
                     "row more, and kept for that step only.",
                 ),
                 io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where in the new image the photo acts (1), of any size; soft edges "
+                    "count. Costs one attention pass more.",
+                ),
+                io.Mask.Input(
                     "exemplar_mask",
                     optional=True,
                     tooltip="Which part of the photo is read, in the photo's own frame: leave its "
@@ -106,6 +112,7 @@ class RivalPatchModel(io.ComfyNode):
         strength,
         layers,
         features,
+        mask=None,
         exemplar_mask=None,
     ) -> io.NodeOutput:
         with named(NODE):
@@ -117,5 +124,6 @@ class RivalPatchModel(io.ComfyNode):
                 )
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
             exemplar = Exemplar(chain, gates, strength, choose_layers(chain.model, layers),
-                                checks.photo_mask(exemplar_mask))
+                                checks.one_mask("exemplar_mask", exemplar_mask),
+                                checks.one_mask("mask", mask))
             return io.NodeOutput(align(model, exemplar))

@@ -13,7 +13,7 @@ from .chain import Chain, ModelCard
 from .errors import RivalError
 from .gates import Attention, Gates
 from .inversion import to_d
-from .masks import tokens_inside
+from .masks import resize_mask, token_grid, tokens_inside
 from .normalization import Statistics, adain, average, statistics
 
 Layer = tuple[tuple[str, int], int]  # (block, depth in the block), as the host names them
@@ -28,6 +28,7 @@ class Exemplar:
     strength: float = 1.0
     layers: frozenset[Layer] | None = None  # whose self-attention reads it; None: all
     seen: Tensor | None = None  # [1, H, W], which part of the photo is read; None: all of it
+    mask: Tensor | None = None  # [1, H, W], where in the target it acts; None: everywhere
 
     def __post_init__(self):
         if not 0.0 <= self.strength <= 1.0:
@@ -49,12 +50,13 @@ class Exemplar:
 
     def statistics(self, eps: Tensor) -> Statistics:
         """Of the photo's predicted noise [1, C, H, W], where it may be read."""
-        if self.seen is None:
-            return statistics(eps)
-        inside = tokens_inside(self.seen, self.size[0] * self.size[1], self.size)
-        if len(inside) < 2:
-            return statistics(eps)  # of a single place there is no variance
-        return statistics(eps.flatten(2)[:, :, inside.to(eps.device), None])
+        return statistics_inside(eps, self.seen)
+
+    def weights(self, like: Tensor) -> Tensor:
+        """The strength at every place of a latent of the target, [1, 1, h, w]."""
+        if self.mask is None:
+            return like.new_full((1, 1, *like.shape[2:]), self.strength)
+        return self.strength * resize_mask(self.mask, like)
 
 
 LAYERS = ("all", "decoder", "coarse", "fine")
@@ -107,6 +109,11 @@ class Steering:
         return max((e.strength for e in self.readers), default=0.0)
 
     @property
+    def blends(self) -> bool:
+        """Whether plain attention has a share anywhere, beside the injected one."""
+        return self.attention_strength < 1 or any(e.mask is not None for e in self.readers)
+
+    @property
     def chains(self) -> tuple[Chain, ...]:
         """Every chain whose exemplar must be run at this step, each once."""
         return tuple({id(e.chain): e.chain for e in (*self.readers, *self.normalizers)}.values())
@@ -130,6 +137,29 @@ def normalize(eps: Tensor, parts: Sequence[Statistics], strengths: Sequence[floa
     return aligned if strength >= 1 else torch.lerp(eps, aligned, strength)
 
 
+def normalize_masked(eps: Tensor, parts: Sequence[Statistics], among: Sequence[Exemplar]) -> Tensor:
+    """The same where exemplars have masks: each acts on its own part, with that part's statistics.
+
+    Where several act they are averaged with strength times mask as weights.
+    """
+    weights = [e.weights(eps) for e in among]
+    aligned = [adain(eps, p, statistics_inside(eps, e.mask)) for p, e in zip(parts, among)]
+    total = sum(weights)
+    mixed = sum(w * a for w, a in zip(weights, aligned)) / total.clamp(min=1e-6)
+    return torch.lerp(eps, mixed, torch.stack(weights).amax(dim=0))
+
+
+def statistics_inside(eps: Tensor, mask: Tensor | None) -> Statistics:
+    """The statistics of eps [B, C, H, W] under a mask [1, H, W], or of all of it."""
+    if mask is None:
+        return statistics(eps)
+    size = tuple(eps.shape[2:])
+    inside = tokens_inside(mask, size[0] * size[1], size)
+    if len(inside) < 2:
+        return statistics(eps)  # of a single place there is no variance
+    return statistics(eps.flatten(2)[:, :, inside.to(eps.device), None])
+
+
 def exemplar_role(chain: Chain, role: str) -> str:
     """Which exemplar row the generated rows of a role read."""
     return role if chain.negative is not None else "positive"
@@ -144,6 +174,7 @@ class Step:
         self.eps: dict[int, Tensor] = {}
         self.tokens: dict[tuple[int, str], Mapping[Layer, Tokens]] = {}
         self.merged: dict[tuple[Layer, tuple[str, ...]], Tokens] = {}
+        self.lengths: dict[Layer, list[int]] = {}  # of what each reader gives to a layer
 
     def due(self, roles: Iterable[str]) -> Iterator[tuple[Chain, list[str], bool]]:
         """What must run before generated rows of these roles: (chain, its rows, are they read).
@@ -186,7 +217,33 @@ class Step:
                 )
             parts = [e.visible(tokens[layer]) for e, tokens in zip(readers, held)]
             self.merged[key] = join(parts)
+            self.lengths[layer] = [part.context.shape[1] for part in parts]
         return self.merged[key]
+
+    def shares(
+        self, layer: Layer, tokens: int, like: Tensor
+    ) -> tuple[float | Tensor, Tensor | None]:
+        """The injected attention's share in a layer, and which exemplar tokens each query reads.
+
+        For queries that are so many tokens over a latent like this: a number or [1, L, 1], and
+        None or [L, all readers' tokens].
+        """
+        steering = self.steering.at(layer)
+        if all(e.mask is None for e in steering.readers):
+            return steering.attention_strength, None
+        grid = token_grid(tokens, tuple(like.shape[2:]))
+        if grid is None:
+            raise RivalError(
+                f"a layer has {tokens} tokens and the latent is {tuple(like.shape[2:])}: mask "
+                "does not work with nodes that merge or cut tokens, remove them or the mask"
+            )
+        places = like.new_empty(1, 1, *grid[1])
+        weights = [e.weights(places).flatten() for e in steering.readers]
+        share = torch.stack(weights).amax(dim=0)[None, :, None]
+        if len(weights) == 1:
+            return share, None
+        reads = [(w > 0)[:, None].expand(-1, n) for w, n in zip(weights, self.lengths[layer])]
+        return share, torch.cat(reads, dim=1)
 
     def normalize(self, x: Tensor, denoised: Tensor) -> Tensor:
         """The guided prediction with the exemplars' noise statistics, where the gates say so."""
@@ -194,5 +251,9 @@ class Step:
         if not normalizers:
             return denoised
         parts = [e.statistics(self.eps[id(e.chain)]) for e in normalizers]
-        eps = normalize(to_d(x, self.sigma, denoised), parts, [e.strength for e in normalizers])
+        eps = to_d(x, self.sigma, denoised)
+        if any(e.mask is not None for e in normalizers):
+            eps = normalize_masked(eps, parts, normalizers)
+        else:
+            eps = normalize(eps, parts, [e.strength for e in normalizers])
         return x - self.sigma * eps

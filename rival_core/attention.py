@@ -6,6 +6,7 @@ projections: the weights are shared, so that equals injecting K and V, and LoRA 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -56,19 +57,32 @@ def lengthen(own: Tensor, exemplar: Sequence[Tensor], rows: int, replace: bool) 
 
 
 def blended_attention(
-    attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+    attention: Callable[..., Tensor],
     q: Tensor,
     k: Tensor,
     v: Tensor,
     exemplar_length: int,
     replace: bool,
-    strength: float,
+    strength: float | Tensor,
+    allowed: Tensor | None = None,
 ) -> Tensor:
-    """(1 - s) plain + s injected attention, for 0 < s < 1; k, v hold exemplar tokens, then own.
+    """(1 - s) plain + s injected attention; k, v hold exemplar tokens, then own.
 
+    strength: one for all, or [1, L, 1] for each query. allowed: [L, exemplar_length], which of
+    the exemplars' tokens a query may read; a query that may read none should have strength 0.
     Costs one plain attention more than the injected one.
     """
     n = exemplar_length
     plain = attention(q, k[:, n:], v[:, n:])
-    injected = attention(q, k[:, :n], v[:, :n]) if replace else attention(q, k, v)
+    if replace:
+        k, v = k[:, :n], v[:, :n]
+    if allowed is None:
+        injected = attention(q, k, v)
+    else:
+        own = allowed.new_ones(len(allowed), k.shape[1] - n)
+        open_keys = torch.cat([allowed | ~allowed.any(dim=1, keepdim=True), own], dim=1)
+        bias = torch.zeros(open_keys.shape, device=q.device, dtype=q.dtype)
+        injected = attention(q, k, v, mask=bias.masked_fill(~open_keys.to(q.device), -math.inf))
+    if isinstance(strength, Tensor):
+        strength = strength.to(plain)
     return torch.lerp(plain, injected, strength)

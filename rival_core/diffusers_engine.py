@@ -113,6 +113,8 @@ def sample_euler(
     """
     for exemplar in exemplars:
         check_chain(model, exemplar.chain)
+        if exemplar.mask is not None:
+            raise RivalError("this engine has no masks on the target: leave Exemplar's mask out")
     prompts = by_role(positive, negative, cfg)
     levels, x = sigmas.tolist(), model.on_device(x)
     with hooked(model) as hooks:

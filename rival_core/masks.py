@@ -15,14 +15,16 @@ RESOLUTIONS = {"full": 1, "half": 2, "quarter": 4, "eighth": 8}
 
 def resize_mask(mask: Tensor, like: Tensor) -> Tensor:
     """A mask [1 or B, H, W] at the size of a latent, [1 or B, 1, h, w] within 0 and 1."""
-    mask = mask.to(like).clamp(0, 1)[:, None]
-    if mask.shape[2:] != like.shape[2:]:
-        mask = interpolate(mask, like.shape[2:], mode="bilinear", antialias=True)
+    mask, size = mask.float().clamp(0, 1)[:, None], tuple(like.shape[2:])
+    if mask.shape[2] >= size[0] and mask.shape[3] >= size[1]:
+        mask = adaptive_avg_pool2d(mask, size)  # an edge between two places stays sharp
+    else:
+        mask = interpolate(mask, size, mode="bilinear")
     if len(mask) not in (1, len(like)):
         raise RivalError(
             f"the mask is a batch of {len(mask)} and the latent of {len(like)}: give one mask"
         )
-    return mask.clamp(0, 1)
+    return mask.to(like).clamp(0, 1)
 
 
 def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:

@@ -32,11 +32,12 @@ def average(parts: Sequence[Statistics], weights: Sequence[float]) -> Statistics
     )
 
 
-def adain(eps: Tensor, target: Statistics) -> Tensor:
+def adain(eps: Tensor, target: Statistics, own: Statistics | None = None) -> Tensor:
     """eps [B, C, H, W] with the target's per-channel mean and variance.
 
     The mean is exact, the variance (var_R + 1e-5) var_G / (var_G + 1e-5), as officially.
+    own: what counts as the statistics of eps, if not those of all of it.
     """
-    own = statistics(eps)
+    own = own or statistics(eps)
     scale = ((target.var + EPSILON) / (own.var + EPSILON)).sqrt()
     return (eps - own.mean) * scale + target.mean

@@ -95,13 +95,16 @@ def with_hooks(
     return {**model_options, "transformer_options": options}
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
-    """The host's fast attention, as a transformer block would call it."""
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, extra_options: dict, mask: Tensor | None = None
+) -> Tensor:
+    """The host's fast attention, as a transformer block would call it; a mask adds to scores."""
     return optimized_attention(
         q,
         k,
         v,
         extra_options["n_heads"],
+        mask=mask,
         attn_precision=extra_options["attn_precision"],
         transformer_options=extra_options,
     )
