@@ -75,7 +75,7 @@ def subjects(options) -> list[tuple]:
     model, clip, vae = load(str(checkpoint()))
     pictures = [(encode(vae, picture), clip.encode_from_tokens_scheduled(clip.tokenize(text)))
                 for picture, text in scenes(options.scenes)]
-    return [("the demo model", model, pictures), ("seeded UNet", seeded_unet(), pictures)]
+    return [("the demo model", model, pictures), ("seeded UNet", seeded_unet(), pictures[:1])]
 
 
 def load(checkpoint: str) -> tuple:
