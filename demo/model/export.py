@@ -20,15 +20,19 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of both models, in half precision but for single numbers."""
+def weights(folder: Path, last: bool = False) -> dict[str, torch.Tensor]:
+    """The averaged weights of both models, in half precision but for single numbers.
+
+    last: the UNet's last ones instead, which are better once its rate has fallen to zero.
+    """
     tensors = {}
     for name, prefix in (("unet", UNET_PREFIX), ("autoencoder", VAE_PREFIX)):
         path = folder / f"{name}.pt"
         if path.exists():
-            average = torch.load(path, map_location="cpu", weights_only=True)["average"]
+            kept = "model" if last and name == "unet" else "average"
+            trained = torch.load(path, map_location="cpu", weights_only=True)[kept]
             tensors |= {prefix + key: (tensor.half() if tensor.ndim else tensor).contiguous()
-                        for key, tensor in average.items()}
+                        for key, tensor in trained.items()}
     return tensors
 
 
@@ -71,8 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("weights"))
+    parser.add_argument("--last", action="store_true",
+                        help="the UNet's last weights, not their average: after --slowing")
     options = parser.parse_args(arguments)
-    paths = write(weights(options.folder), options.out)
+    paths = write(weights(options.folder, options.last), options.out)
     size = sum(path.stat().st_size for path in paths)
     print(f"wrote {len(paths)} files, {size / 1e6:.1f} MB, to {paths[0].parent}")
 
