@@ -1,6 +1,6 @@
 """How good variations are, measured where the truth is known: on scenes drawn from a seed.
 
-    python benchmarks/quality.py --scenes 10 --variations 3 --picture quality.png
+    python benchmarks/quality.py --scenes 12 --variations 2 --picture quality.png
 
 The demo model varies scenes that it has never seen, with captions that it was never taught, by
 every method of the table. Each variation is measured against its exemplar as the autoencoder shows
@@ -48,10 +48,10 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=10, help="exemplars (10)")
-    parser.add_argument("--variations", type=int, default=3, help="of each, by each method (3)")
+    parser.add_argument("--scenes", type=int, default=12, help="exemplars (12)")
+    parser.add_argument("--variations", type=int, default=2, help="of each, by each method (2)")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--cfg", type=float, default=5.0)
+    parser.add_argument("--cfg", type=float, default=2.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8],
                         help="of image-to-image (0.4 0.6 0.8)")

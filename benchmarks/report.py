@@ -27,7 +27,6 @@ ABLATIONS = {  # what each part of RIVAL is for
     "RIVAL, no attention injection": ("pattern", "kind", "count", "texture"),
     "RIVAL, no normalisation": ("palette",),
     "RIVAL, no shuffle": ("diversity",),
-    "RIVAL, started from pure noise": ("palette",),
 }
 Figures = dict[str, Tensor]  # each [scenes], the mean of a scene's variations
 

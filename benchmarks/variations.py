@@ -143,12 +143,6 @@ def rival(start: str = "shuffle", **gates: float) -> Make:
     return make
 
 
-def rival_from_noise(model: Model, case: Case, settings: Settings) -> Tensor:
-    """RIVAL that starts where text-to-image does, not at the exemplar's end of the chain."""
-    x = _pure_noise(case, settings)
-    return _walk(model, case, settings, x, case.sigmas, [Exemplar(case.chain)])
-
-
 def methods(strengths: Sequence[float]) -> dict[str, Make]:
     """By the name in the table, from the plainest to RIVAL and what it is without each part."""
     return {
@@ -158,7 +152,6 @@ def methods(strengths: Sequence[float]) -> dict[str, Make]:
         "RIVAL, no attention injection": rival(inject_end=0.0),
         "RIVAL, no normalisation": rival(normalize_end=0.0),
         "RIVAL, no shuffle": rival("inverted"),
-        "RIVAL, started from pure noise": rival_from_noise,
     }
 
 
