@@ -207,14 +207,20 @@ def test_a_checkpoint_that_comfyui_cannot_load(host, tmp_path):
     assert f"ComfyUI cannot load the checkpoint {broken}: " in sentence
 
 
+def listen_to_ctrl_c():
+    """Tests that run in a shell's background inherit that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.host
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_ctrl_c_stops_it_and_its_server(host, tmp_path):
     arguments = command("--comfyui", host.path, "--output", tmp_path / "out")
     settings = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings
-    )
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings,
+        preexec_fn=listen_to_ctrl_c,
+    )  # fmt: skip
     assert any("Inverting" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
