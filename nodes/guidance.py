@@ -86,10 +86,11 @@ class RivalBlendedGuidance(io.ComfyNode):
         clip=None,
     ) -> io.NodeOutput:
         with named(NODE):
-            cls.check(model, outside, keep_photo, words, mask, chain, clip)
+            names = words.replace(",", " ").split()
+            cls.check(model, outside, keep_photo, names, mask, chain, clip)
             notices = []
-            if words.strip():
-                positions = find_words(clip, prompt, words)
+            if names:
+                positions = find_words(clip, prompt, names)
                 if not host.same_encoding(clip, prompt, chain.positive):
                     notices = notify(NODE, ["the prompt is not the text that the chain was "
                                             "inverted with, so the words may be misplaced"])
@@ -103,20 +104,25 @@ class RivalBlendedGuidance(io.ComfyNode):
         return output(cls, guided, mask, text=notices)
 
     @classmethod
-    def check(cls, model, outside, keep_photo, words, mask, chain, clip) -> None:
+    def check(cls, model, outside, keep_photo, names, mask, chain, clip) -> None:
         checks.finite("outside", outside)
-        if not words.strip() and mask is None:
+        if not names and mask is None:
             raise RivalError("there is neither a mask nor a word: connect a mask, or name words")
-        if words.strip() and (chain is None or clip is None):
+        if names and (chain is None or clip is None):
             raise RivalError(
-                f"the words {words!r} need the chain and the clip: connect both, or clear the words"
+                f"the words {names} need the chain and the clip: connect both, or clear the words"
             )
         if keep_photo and chain is None:
             raise RivalError("keep_photo needs the photo: connect its chain, or switch it off")
         if chain is not None:
             checks.same_model(chain, host.model_card(model))
-        if mask is not None and (mask.numel() == 0 or not torch.isfinite(mask).all()):
-            raise RivalError(f"the mask of shape {list(mask.shape)} is empty or holds NaN")
+        if mask is not None and not (
+            mask.ndim == 3 and mask.numel() and torch.isfinite(mask).all()
+        ):
+            raise RivalError(
+                f"the mask has the shape {list(mask.shape)}, or holds NaN: give masks [count, "
+                "height, width]"
+            )
 
 
 def word_inputs() -> list[io.Input]:
@@ -200,9 +206,9 @@ def attention_maps(model, chain: Chain, positions: list[int]) -> list[Tensor]:
     return recorder.maps
 
 
-def find_words(clip, prompt: str, words: str) -> list[int]:
+def find_words(clip, prompt: str, names: list[str]) -> list[int]:
     text, positions = host.token_ids(clip, prompt), []
-    for word in words.replace(",", " ").split():
+    for word in names:
         found = word_positions(text, [host.word_ids(clip, word)])
         if not found:
             raise RivalError(f"the prompt {prompt!r} does not hold {word!r}: name its own words")

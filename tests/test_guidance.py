@@ -265,9 +265,11 @@ def test_another_text_than_the_chains_is_said(setup, caplog):
 
 @pytest.mark.parametrize("inputs, said", [
     ({}, "neither a mask nor a word"),
-    ({"words": "dog"}, "'dog' need the chain and the clip"),
+    ({"words": " , "}, "neither a mask nor a word"),
+    ({"words": "dog"}, r"\['dog'\] need the chain and the clip"),
     ({"mask": torch.ones(1, 8, 8), "keep_photo": True}, "connect its chain"),
-    ({"mask": torch.zeros(1, 0, 8)}, "empty"),
+    ({"mask": torch.zeros(1, 0, 8)}, r"\[1, 0, 8\]"),
+    ({"mask": torch.ones(8, 8)}, r"\[8, 8\]"),
     ({"mask": torch.full((1, 8, 8), float("nan"))}, "NaN"),
     ({"mask": torch.ones(1, 8, 8), "outside": float("inf")}, "outside is inf"),
 ])
@@ -280,6 +282,19 @@ def test_a_word_that_the_prompt_lacks(setup):
     with pytest.raises(ValueError, match=r"^RIVAL Blended Guidance: .*'a circle'.*'dog'.*\.$"):
         guide(setup["model"], chain=setup["chain"], clip=Clip(setup["prompts"][0]),
               prompt="a circle", words="dog")
+
+
+def test_a_prompt_with_a_textual_inversion_is_searched_as_well(setup):
+    from comfyui_rival.nodes.guidance import find_words
+
+    class WithVectors(Clip):
+        def tokenize(self, text):
+            chunk = super().tokenize(text)["l"][0]
+            vector = [(torch.randn(768), 1.0)] if " " in text else []
+            return {"l": [[chunk[0], *vector, *chunk[1 : len(chunk) - len(vector)]]]}
+
+    clip = WithVectors(setup["prompts"][0])
+    assert find_words(clip, "a red circle", ["circle"]) == [4]
 
 
 def test_masks_of_another_count_are_refused(setup):

@@ -8,9 +8,13 @@ import torch
 
 
 def token_ids(clip: Any, text: str) -> list:
-    """The text's tokens as the conditioning holds them, all chunks in a row."""
+    """The text's tokens as the conditioning holds them, all chunks in a row.
+
+    None stands for a vector of a textual inversion: it is no word's token.
+    """
     chunks = next(iter(clip.tokenize(text).values()))
-    return [token for chunk in chunks for token, *_ in chunk]
+    tokens = [token for chunk in chunks for token, *_ in chunk]
+    return [token if isinstance(token, int) else None for token in tokens]
 
 
 def word_ids(clip: Any, word: str) -> list:
