@@ -6,9 +6,10 @@ from comfy_api.latest import ComfyExtension, io
 
 from .guidance import RivalBlendedGuidance
 from .invert import RivalInvert
+from .noise import RivalNoise, RivalSigmas
 from .patch import RivalPatchModel
 from .reconstruct import RivalReconstruct
-from .sample import RivalKSampler, RivalNoise, RivalSigmas
+from .sample import RivalKSampler
 
 NODES = [
     RivalInvert,

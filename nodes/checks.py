@@ -56,6 +56,23 @@ def latent_image(latent: dict, channels: int) -> Tensor:
     return samples.to(torch.float32)
 
 
+def masked_latent(latent: dict, channels: int) -> Tensor:
+    """The [B, C, H, W] samples of a LATENT to be inpainted, and its noise_mask is one."""
+    samples, mask = latent["samples"], latent["noise_mask"]
+    if samples.shape[1] != channels:
+        raise RivalError(
+            f"the latent to be inpainted has {samples.shape[1]} channels and the model takes "
+            f"{channels}: encode the image with this checkpoint's own VAE"
+        )
+    for name, values in (("latent", samples), ("noise_mask", mask)):
+        if not values.numel() or not torch.isfinite(values).all():
+            raise RivalError(
+                f"the {name} to be inpainted is empty or holds NaN (shape {list(values.shape)}): "
+                "encode the image, or paint the mask, again"
+            )
+    return samples.to("cpu", torch.float32)
+
+
 def whole_conditioning(conditioning: Any, name: str) -> Any:
     """The conditioning, if it is one entry that acts on the whole image and schedule."""
     if len(conditioning) != 1:

@@ -8,8 +8,8 @@ from torch import Tensor
 from ..rival_core.errors import RivalError
 from ..rival_core.report import errors, summary
 from . import checks, host
-from .sample import chain_input, start_noise
 from .schema import named, output, schema
+from .start import chain_input, start_noise
 
 NODE = "RIVAL Reconstruct"
 

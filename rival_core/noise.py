@@ -19,12 +19,16 @@ def shuffle(end: Tensor, size: Size, generator: Generator) -> Tensor:
 
     For another target size the channel vectors are drawn with replacement.
     """
+    if size != tuple(end.shape[2:]):
+        return resample(end, size, generator)
+    index = torch.randperm(size[0] * size[1], generator=generator)
+    return end.flatten(2)[:, :, index].unflatten(2, size)
+
+
+def resample(end: Tensor, size: Size, generator: Generator) -> Tensor:
+    """Channel vectors of the chain's end, drawn with replacement."""
     vectors = end.flatten(2)
-    count = size[0] * size[1]
-    if size == tuple(end.shape[2:]):
-        index = torch.randperm(count, generator=generator)
-    else:
-        index = torch.randint(vectors.shape[2], [count], generator=generator)
+    index = torch.randint(vectors.shape[2], [size[0] * size[1]], generator=generator)
     return vectors[:, :, index].unflatten(2, size)
 
 
@@ -44,7 +48,8 @@ def inverted(end: Tensor, size: Size, generator: Generator) -> Tensor:
     return end
 
 
-STARTS: dict[str, Callable[[Tensor, Size, Generator], Tensor]] = {
+Draw = Callable[[Tensor, Size, Generator], Tensor]
+STARTS: dict[str, Draw] = {
     "shuffle": shuffle,
     "gaussian": gaussian,
     "inverted": inverted,
@@ -58,13 +63,23 @@ def partial_latents(
 
     The photo stays where it is and only its noise is shuffled, or drawn with its statistics.
     """
-    x, kept = chain.at(sigma).cpu(), chain.scaling.clean_share(sigma) * chain.clean.cpu()
-    noise = (x - kept) / sigma
-    drawn = start_latents(noise, tuple(x.shape[2:]), draws, seed, start)
-    return kept + sigma * drawn
+    noise = noise_of(chain, sigma)
+    drawn = start_latents(noise, tuple(noise.shape[2:]), draws, seed, start)
+    return chain.scaling.clean_share(sigma) * chain.clean.cpu() + sigma * drawn
+
+
+def noise_of(chain: Chain, sigma: float) -> Tensor:
+    """[1, C, H, W]: the noise that the chain's latent at a sigma holds, of about unit variance."""
+    kept = chain.scaling.clean_share(sigma) * chain.clean.cpu()
+    return (chain.at(sigma).cpu() - kept) / sigma
 
 
 def start_latents(end: Tensor, size: Size, draws: Sequence[int], seed: int, start: str) -> Tensor:
+    """[len(draws), C, *size]: item i is draw draws[i] of the seed, from one of STARTS."""
+    return draw_latents(end, size, draws, seed, STARTS[start])
+
+
+def draw_latents(end: Tensor, size: Size, draws: Sequence[int], seed: int, draw: Draw) -> Tensor:
     """[len(draws), C, *size]: item i is draw draws[i] of the seed.
 
     end: [1, C, H, W] on the CPU. One CPU generator a seed, draw j its j-th use, so that an item
@@ -74,7 +89,7 @@ def start_latents(end: Tensor, size: Size, draws: Sequence[int], seed: int, star
     wanted = set(draws)
     drawn = {}
     for j in range(max(draws) + 1):
-        latent = STARTS[start](end, size, generator)
+        latent = draw(end, size, generator)
         if j in wanted:
             drawn[j] = latent
     return torch.cat([drawn[j] for j in draws])

@@ -39,12 +39,18 @@ MISTAKES = frozenset(
         "chain_lag",  # the exemplar is one chain level too noisy from the second step on
     }
 )
+HOLE_MISTAKES = frozenset(  # these show with a hole only
+    {
+        "known_lag",  # what is known outside it is one level too noisy
+        "known_late",  # nothing is pasted before the first model call
+    }
+)
 
 
 def _checked(mistakes):
     mistakes = frozenset(mistakes)
-    if mistakes - MISTAKES:
-        raise ValueError(f"unknown mistakes: {sorted(mistakes - MISTAKES)}")
+    if unknown := mistakes - MISTAKES - HOLE_MISTAKES:
+        raise ValueError(f"unknown mistakes: {sorted(unknown)}")
     return mistakes
 
 
@@ -109,6 +115,20 @@ def invert(unet, z0, context, steps, abar=None, prediction="eps", y=None, mistak
 def shuffle(z, perm):
     """z_G[:, :, p] = z_R[:, :, perm[p]] over flattened positions; all channels move together."""
     return z.flatten(2)[:, :, perm].reshape(z.shape)
+
+
+def shuffle_hole(z, perm, hole):
+    """z with the positions inside a hole (H x W, bool) permuted among themselves.
+
+    perm permutes all positions; the hole's are filled, in reading order, in the order in which
+    perm names them.
+    """
+    flat, out, inside = z.flatten(2), z.flatten(2).clone(), hole.flatten().tolist()
+    sources = [p for p in perm.tolist() if inside[p]]
+    targets = [p for p, is_in in enumerate(inside) if is_in]
+    for target, source in zip(targets, sources, strict=True):
+        out[:, :, target] = flat[:, :, source]
+    return out.reshape(z.shape)
 
 
 def adain(eps_g, eps_r):
@@ -199,11 +219,13 @@ def injected(unet, mode, mistakes=()):
 @torch.no_grad()
 def sample(unet, chain, z_start, uncond_r, uncond_g, cond_r, cond_g, steps, cfg, t_align=600,
            t_early=600, editing_early_steps=1000, abar=None, prediction="eps", y=None,
-           mistakes=(), trace=None):  # fmt: skip
+           hole=None, mistakes=(), trace=None):  # fmt: skip
     """One variation, from z_start (1 x C x H x W) at the noisiest level to the final latent z.
 
     uncond_r is the empty prompt and uncond_g the negative one; cond_r is what the exemplar was
     inverted with and cond_g the target; each 1 x tokens x width. y, for SDXL, has four rows.
+    With a hole (H x W, bool) the exemplar's latent is pasted outside it, from the start on: the
+    script pastes after a step only, so that its first call sees a shuffled image.
     If trace is a list, every step appends what it did and the latents that it left.
     """
     mistakes = _checked(mistakes)
@@ -212,6 +234,8 @@ def sample(unet, chain, z_start, uncond_r, uncond_g, cond_r, cond_g, steps, cfg,
         raise ValueError(f"a chain of {len(lv)} latents is needed for {steps} steps")
     context = torch.cat([uncond_r, uncond_g, cond_r, cond_g])
     z_r, z_g = chain[-1], z_start
+    if hole is not None and "known_late" not in mistakes:
+        z_g = torch.where(hole, z_g, z_r)
     for i, ((t, a), (_, a_next)) in enumerate(zip(lv[:-1], lv[1:], strict=True)):
         t_gate = t + TRAIN_STEPS // steps if "gate_late" in mistakes else t
         mode = attention_mode(t_gate, t_align, editing_early_steps, mistakes)
@@ -243,6 +267,10 @@ def sample(unet, chain, z_start, uncond_r, uncond_g, cond_r, cond_g, steps, cfg,
         z_r = chain[-i - 1] if "chain_lag" in mistakes else chain[-i - 2]
         if "no_reset" in mistakes:
             z_r = z_r_own
+
+        # 6. inpainting: what is known is the exemplar's
+        if hole is not None:
+            z_g = torch.where(hole, z_g, chain[-i - 1] if "known_lag" in mistakes else z_r)
         if trace is not None:
             trace.append({"t": t, "mode": mode, "adain": normalise, "z_r": z_r, "z_g": z_g})
     return z_g

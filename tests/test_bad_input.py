@@ -241,12 +241,6 @@ def test_inverted_start_of_another_size(setup):
         sample(setup, start="inverted", latent={"samples": torch.zeros(1, 4, 8, 12)})
 
 
-def test_a_noise_mask_is_not_dropped_silently(setup):
-    latent = {"samples": torch.zeros(1, 4, 8, 8), "noise_mask": torch.ones(1, 64, 64)}
-    with refuses("RIVAL KSampler", "noise_mask"):
-        sample(setup, latent=latent)
-
-
 def test_a_model_that_predicts_nan_makes_no_chain(setup, monkeypatch):
     base = setup["model"].model
     monkeypatch.setattr(base, "_apply_model", lambda x, *_, **__: x * math.nan)

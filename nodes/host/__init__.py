@@ -25,16 +25,19 @@ from .models import (
     scaling_of,
     scheduler_sigmas,
     timesteps_of,
+    to_model_space,
 )
 from .runs import (
     NOISELESS,
     SAMPLERS,
     SCHEDULERS,
     invert,
+    latent_mask,
     partial_noise_sampler,
     probe,
     sample,
     sampler,
+    unit_noise,
 )
 from .texts import same_encoding, show_on_node, token_ids, word_ids
 
@@ -51,6 +54,7 @@ __all__ = [
     "is_flow",
     "is_inpainting",
     "latent_channels",
+    "latent_mask",
     "model_card",
     "partial_noise_sampler",
     "probe",
@@ -64,7 +68,9 @@ __all__ = [
     "set_wrappers",
     "show_on_node",
     "timesteps_of",
+    "to_model_space",
     "token_ids",
+    "unit_noise",
     "with_hooks",
     "word_ids",
     "wrapper_owner",

@@ -112,3 +112,8 @@ def scheduler_sigmas(model: ModelPatcher, schedule: str, steps: int) -> Tensor:
 def from_model_space(model: ModelPatcher, latent: Tensor) -> Tensor:
     """A model-space latent as the samples of a LATENT."""
     return model.model.process_latent_out(latent)
+
+
+def to_model_space(model: ModelPatcher, samples: Tensor) -> Tensor:
+    """The samples of a LATENT in the model's latent space; the opposite of from_model_space."""
+    return model.model.process_latent_in(samples)

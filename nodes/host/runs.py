@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -14,11 +15,12 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...rival_core import inversion
+from ...rival_core.inpainting import Inpainting
 from ...rival_core.inversion import Inversion, Solver
 from ...rival_core.sampling import sample_euler_partial
 from ...rival_core.scaling import Scaling
 from .hooks import with_hooks
-from .models import scaling_of
+from .models import from_model_space, scaling_of
 
 SCHEDULERS = comfy.samplers.SCHEDULER_NAMES
 SAMPLERS = comfy.samplers.SAMPLER_NAMES
@@ -65,6 +67,46 @@ class RescaledSampler(comfy.samplers.Sampler):
 
     def sample(self, *args, **kwargs):
         return self.sampler.sample(*args, **kwargs) / self.scale
+
+
+class Overlay:
+    """An object with some of its attributes replaced, for those who are given the overlay only."""
+
+    def __init__(self, under: Any, **attributes: Any):
+        self.under = under
+        vars(self).update(attributes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.under, name)
+
+    def __call__(self, *args, **kwargs):
+        return self.under(*args, **kwargs)
+
+
+class InpaintingSampler(comfy.samplers.Sampler):
+    """Another sampler on an image with a hole, which takes what is known from the inpainting.
+
+    ComfyUI's own inpainting does the rest, and with it whatever changes the mask on the way.
+    """
+
+    def __init__(self, sampler: comfy.samplers.Sampler, inpainting: Inpainting):
+        self.sampler, self.inpainting = sampler, inpainting
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None,
+               denoise_mask=None, disable_pbar=False):
+        scaling, sigma = self.inpainting.chain.scaling, float(sigmas[0])
+        # The host adds the image to the noise; the start that was asked for has it already.
+        noise = noise - latent_image * (scaling.clean_share(sigma) / scaling.noise_scale(sigma))
+
+        def known(x, sigma, **_):
+            return self.inpainting.known(float(sigma[0])).to(x)
+
+        base = Overlay(model_wrap.inner_model, scale_latent_inpaint=known)
+        samples = self.sampler.sample(
+            Overlay(model_wrap, inner_model=base),
+            *(sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar),
+        )
+        return torch.where(denoise_mask > 0, samples, latent_image)
 
 
 class ProbeSampler(comfy.samplers.Sampler):
@@ -143,18 +185,38 @@ def sample(
     positive: Any,
     negative: Any,
     seed: int,
+    inpainting: Inpainting | None = None,
 ) -> Tensor:
-    """ComfyUI's own sampling from `noise` on an empty latent; the result is divided by `scale`."""
+    """ComfyUI's own sampling from `noise` on an empty latent; the result is divided by `scale`.
+
+    With an inpainting its image is what `noise` is on, and all of it stays where its mask is 0.
+    """
+    sampler, image, mask = RescaledSampler(sampler, scale), torch.zeros_like(noise), None
+    if inpainting is not None:
+        sampler = InpaintingSampler(sampler, inpainting)
+        image, mask = from_model_space(model, inpainting.image), inpainting.mask
     return comfy.sample.sample_custom(
         model,
         noise,
         cfg,
-        RescaledSampler(sampler, scale),
+        sampler,
         sigmas,
         positive,
         negative,
-        torch.zeros_like(noise),
+        image,
+        noise_mask=mask,
         callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
+
+
+def unit_noise(samples: Tensor, seed: int, draws: list[int]) -> Tensor:
+    """[B, C, H, W]: the noise that ComfyUI itself would draw, item i being draws[i]."""
+    return comfy.sample.prepare_noise(samples, seed, draws)
+
+
+def latent_mask(mask: Tensor, samples: Tensor) -> Tensor:
+    """[B, 1, H, W] within 0 and 1: a noise_mask as ComfyUI lays it on the samples."""
+    laid = comfy.sampler_helpers.prepare_mask(mask.float(), samples.shape, samples.device)
+    return laid[:, :1].clamp(0, 1)

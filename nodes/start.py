@@ -1,0 +1,100 @@
+"""Where generation starts: what RIVAL KSampler, RIVAL Noise and RIVAL Reconstruct share."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..rival_core.chain import Chain
+from ..rival_core.errors import RivalError
+from ..rival_core.inpainting import Inpainting
+from ..rival_core.noise import STARTS, partial_latents, start_latents
+from . import checks, host
+from .schema import RivalChain
+
+START_TOOLTIP = (
+    "Where generation starts. shuffle: the photo's inverted noise with its positions shuffled by "
+    "the seed, as in the paper. gaussian: noise with its per-channel statistics. inverted: that "
+    "noise itself, for edits that keep the layout."
+)
+
+
+def seed_input() -> io.Input:
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=True,
+        tooltip="The same seed gives the same image; each batch item draws its own start.",
+    )
+
+
+def start_input() -> io.Input:
+    return io.Combo.Input("start", options=list(STARTS), default="shuffle", tooltip=START_TOOLTIP)
+
+
+def chain_input() -> io.Input:
+    return RivalChain.Input("chain", tooltip="The photo, from RIVAL Invert.")
+
+
+def start_noise(
+    chain: Chain, seed: int, start: str, size: tuple, draws: list[int], sigma: float | None = None
+) -> Tensor:
+    """The noise that the host, scaling it on an empty latent, turns into the start latents.
+
+    sigma: one of the chain's below its top, to start there from the photo.
+    """
+    if sigma is None or sigma >= chain.top:
+        latents = start_latents(chain.end.cpu(), size, draws, seed, start)
+        return latents / chain.scaling.noise_scale(chain.top)
+    if size != (own := tuple(chain.latents.shape[2:])):
+        raise RivalError(
+            f"denoise is below 1 and the latent is {size}, the photo's {own}: leave the latent "
+            "unconnected, or set denoise to 1"
+        )
+    return partial_latents(chain, sigma, draws, seed, start) / chain.scaling.noise_scale(sigma)
+
+
+def sigmas_from(chain: Chain, denoise: float, end_at_zero: bool) -> Tensor:
+    """The chain's falling sigmas, or the last `denoise` of their steps; at least one."""
+    if not 0.0 < denoise <= 1.0:
+        raise RivalError(f"denoise is {denoise}: give more than 0, up to 1")
+    skipped = chain.steps - max(1, round(denoise * chain.steps))
+    return chain.falling_sigmas(end_at_zero)[skipped:]
+
+
+def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[int, int], list[int]]:
+    """The target's latent (height, width), and which draw of the seed each batch item takes."""
+    checks.at_least_one("batch_size", batch_size)
+    if latent is None:
+        return tuple(chain.latents.shape[2:]), list(range(batch_size))
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False) or samples.ndim != 4 or not samples.numel():
+        raise RivalError(f"the latent has the shape {list(samples.shape)}: give a latent of images")
+    count = samples.shape[0]
+    if count > 1 and batch_size > 1:
+        raise RivalError(
+            f"batch_size is {batch_size} and the latent already holds {count} images: set one of "
+            "them to 1"
+        )
+    first = list(latent.get("batch_index", range(count)))
+    if len(first) != count:
+        raise RivalError(
+            f"the latent holds {count} images and its batch_index {len(first)} entries: make it "
+            "anew with Latent From Batch"
+        )
+    return tuple(samples.shape[2:]), [j + i for j in first for i in range(batch_size)]
+
+
+def inpainting(
+    model, chain: Chain, latent: dict | None, seed: int, draws: list[int]
+) -> Inpainting | None:
+    """What a latent with a noise_mask asks to be filled, one image for each draw."""
+    if latent is None or "noise_mask" not in latent:
+        return None
+    samples = checks.masked_latent(latent, chain.latents.shape[1])
+    samples = samples.repeat(len(draws) // len(samples), 1, 1, 1)
+    mask = host.latent_mask(latent["noise_mask"], samples)
+    image = host.to_model_space(model, samples)
+    return Inpainting(chain, image, mask, host.unit_noise(samples, seed, draws))
