@@ -1,0 +1,175 @@
+"""What each template is shown on: drawn scenes, masks and captions that the demo model knows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "demo"), str(REPO / "demo" / "model")]
+
+from contact_sheet import INK, MARGIN, PAPER, TEXT_SIZE, font, wrap
+from PIL import Image, ImageDraw
+from render import render
+from scenes import Attributes, caption, make_scene
+
+CELL, GAP, LINE = 176, 12, 21  # pixels
+MEGAPIXELS = 128**2 / 1024**2  # what the demo model was trained on
+CFG = {5.0: 2.5, 7.0: 3.5, 1.0: 1.0}  # its colours run out of their range above
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A scene for a Load Image node; `hole` is a box (left, top, right, bottom) in 0..1."""
+
+    label: str
+    seed: int
+    attributes: Attributes
+    hole: tuple[float, float, float, float] | None = None
+
+    @property
+    def picture(self) -> Image.Image:
+        """The scene, clear where the hole is: Load Image's mask."""
+        scene = make_scene(self.seed, self.attributes)
+        pixels = (render([scene])[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        image = Image.fromarray(pixels).convert("RGBA")
+        if self.hole is not None:
+            alpha = Image.new("L", image.size, 255)
+            ImageDraw.Draw(alpha).rectangle([round(128 * side) for side in self.hole], fill=0)
+            image.putalpha(alpha)
+        return image
+
+    @property
+    def shown(self) -> Image.Image:
+        """The scene, the hole drawn as a frame."""
+        image = self.picture.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS)
+        if self.hole is not None:
+            box = [round(CELL * side) for side in self.hole]
+            ImageDraw.Draw(image).rectangle(box, outline=(255, 255, 255), width=3)
+            ImageDraw.Draw(image).rectangle(box, outline=INK, width=1)
+        return image
+
+
+@dataclass(frozen=True)
+class Application:
+    """A template's photos in the order of its Load Image nodes, and what its widgets become.
+
+    texts: by the start of a prompt's title; `exemplar` is what the photo shows.
+    """
+
+    title: str
+    photos: Sequence[Photo]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    widgets: Mapping[tuple[str, int], object] = field(default_factory=dict)
+
+    def files(self) -> dict[str, Image.Image]:
+        return {f"photo_{i}.png": photo.picture for i, photo in enumerate(self.photos)}
+
+    def fill(self, template: dict) -> dict:
+        """The template on the demo model: only photos, prompts, size and guidance change."""
+        files = iter(self.files())
+        for node in template["nodes"]:
+            values = node.get("widgets_values")
+            if node["type"] == "LoadImage":
+                values[0] = next(files)
+            elif node["type"] == "CLIPTextEncode":
+                values[0] = self.text(node["title"])
+            elif node["type"] == "ImageScaleToTotalPixels":
+                values[1] = MEGAPIXELS
+            elif node["type"] == "RivalKSampler":
+                values[1], values[2] = "fixed", CFG[values[2]]
+            for (kind, place), value in self.widgets.items():
+                if kind in (node["type"], node.get("title")):
+                    values[place] = value
+        return template
+
+    def text(self, title: str) -> str:
+        found = [text for start, text in self.texts.items() if title.startswith(start)]
+        return found[0] if found else ""
+
+    def strip(self, results: Sequence[Image.Image]) -> Image.Image:
+        """What went in, an arrow, what came out; the title above."""
+        went_in = [(photo.label, photo.shown) for photo in self.photos]
+        came_out = [("", result) for result in results]
+        width = 2 * MARGIN + (len(went_in) + len(came_out)) * (CELL + GAP) + 3 * GAP
+        lines = wrap(self.title, width - 2 * MARGIN, font(TEXT_SIZE))
+        top = MARGIN // 2 + len(lines) * LINE + GAP
+        page = Image.new("RGB", (width, top + CELL + LINE + GAP + MARGIN // 2), PAPER)
+        draw = ImageDraw.Draw(page)
+        for i, line in enumerate(lines):
+            draw.text((MARGIN, MARGIN // 2 + i * LINE), line, fill=INK, font=font(TEXT_SIZE))
+        x = MARGIN
+        for i, (label, image) in enumerate([*went_in, *came_out]):
+            if i == len(went_in):
+                middle = top + CELL // 2
+                arrow = [(x, middle - GAP), (x, middle + GAP), (x + 2 * GAP - 4, middle)]
+                draw.polygon(arrow, fill=INK)
+                x += 3 * GAP
+            height = round(CELL * image.height / image.width)
+            fitted = image.resize((CELL, min(height, CELL)), Image.Resampling.LANCZOS)
+            page.paste(fitted, (x, top + (CELL - fitted.height) // 2))
+            draw.text((x, top + CELL + GAP // 2), label, fill=INK, font=font(TEXT_SIZE))
+            x += CELL + GAP
+        return page
+
+
+def said(*attributes) -> str:
+    return caption(Attributes(*attributes))
+
+
+def photo(seed: int, *attributes, label: str = "photo", hole=None) -> Photo:
+    return Photo(label, 9_100_000_000 + seed, Attributes(*attributes), hole)
+
+
+STARS = (3, "red", "star", "blue", "striped")
+RINGS = (2, "purple", "ring", "yellow", "dotted")
+DISC = (1, "white", "circle", "green", "plain")
+
+APPLICATIONS = {
+    "variation": Application(
+        f"Variation: {said(*STARS)}",
+        [photo(3, *STARS)],
+        {"Exemplar": said(*STARS), "Positive": said(*STARS)},
+    ),
+    "style_transfer": Application(
+        "The photo's palette and texture on another subject: three purple squares",
+        [photo(7, *RINGS)],
+        {"Positive": said(3, "purple", "square", "yellow", "dotted")},
+    ),
+    "inpainting": Application(
+        "A hole in a photo, filled four times",
+        [photo(3, *STARS, hole=(0.55, 0.2, 1.0, 0.7))],
+        {"Positive": said(*STARS)},
+    ),
+    "inpainting_by_example": Application(
+        "A hole in one image, filled with the content of another",
+        [photo(1, *DISC, label="image", hole=(0.05, 0.05, 0.55, 0.95)),
+         photo(7, *RINGS, label="example")],
+        {"Positive": said(*RINGS)},
+    ),
+    "two_photos": Application(
+        "Two photos, each in its half",
+        [photo(3, *STARS, label="left"), photo(7, *RINGS, label="right")],
+        {"Positive": said(3, "red", "star", "blue", "striped")},
+        {("EmptyLatentImage", 0): 192, ("EmptyLatentImage", 1): 128},
+    ),
+    "close_variation": Application(
+        "A close variation, of the framed subject only, on another background",
+        [photo(5, *(1, "red", "ring", "blue", "plain"), hole=(0.2, 0.2, 0.9, 0.9))],
+        {"Exemplar": said(1, "red", "ring", "blue", "plain"),
+         "Positive": said(1, "red", "ring", "green", "striped")},
+    ),
+    "high_resolution": Application(
+        "A variation, drawn again at twice its size (right: one of them)",
+        [photo(3, *STARS)],
+        {"Exemplar": said(*STARS), "Positive": said(*STARS)},
+        {("ImageScaleToTotalPixels", 1): 0.01, ("KSampler", 3): 2.5},
+    ),
+    "few_steps": Application(
+        "Four steps, by a model that is not made for so few",
+        [photo(3, *STARS)],
+        {"Exemplar": said(*STARS), "Positive": said(*STARS)},
+    ),
+}
