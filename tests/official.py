@@ -37,6 +37,8 @@ MISTAKES = frozenset(
         "guided_exemplar",  # the exemplar's eps is guided like the generated one's
         "swap_halves",  # conditional rows read the unconditional exemplar, and vice versa
         "chain_lag",  # the exemplar is one chain level too noisy from the second step on
+        "control_exemplar",  # the ControlNet's residuals reach the exemplar's rows, too
+        "control_cond_only",  # ... and the unconditional generated row has none
     }
 )
 HOLE_MISTAKES = frozenset(  # these show with a hole only
@@ -75,10 +77,10 @@ def levels(steps, abar=None, mistakes=()):
 # Model and DDIM
 
 
-def predict_eps(unet, z, t, a, context, y=None, prediction="eps"):
+def predict_eps(unet, z, t, a, context, y=None, prediction="eps", control=None):
     """The predicted noise of every row of z at timestep t, a = abar[t]."""
     t = torch.full((z.shape[0],), float(t), device=z.device)
-    out = unet(z, t, context=context, y=y, transformer_options={})
+    out = unet(z, t, context=context, y=y, control=control, transformer_options={})
     if prediction == "v":
         return math.sqrt(a) * out + math.sqrt(1.0 - a) * z
     if prediction != "eps":
@@ -216,14 +218,23 @@ def injected(unet, mode, mistakes=()):
 # Sampling
 
 
+def generated_only(residuals, mistakes=()):
+    """A ControlNet's residuals for the four rows, zero for the exemplar's."""
+    zero = [0, 1, 2] if "control_cond_only" in mistakes else [0, 2]
+    for residual in [r for values in residuals.values() for r in values if r is not None]:
+        residual[[] if "control_exemplar" in mistakes else zero] = 0
+    return residuals
+
+
 @torch.no_grad()
 def sample(unet, chain, z_start, uncond_r, uncond_g, cond_r, cond_g, steps, cfg, t_align=600,
            t_early=600, editing_early_steps=1000, abar=None, prediction="eps", y=None,
-           hole=None, mistakes=(), trace=None):  # fmt: skip
+           control_net=None, hole=None, mistakes=(), trace=None):  # fmt: skip
     """One variation, from z_start (1 x C x H x W) at the noisiest level to the final latent z.
 
     uncond_r is the empty prompt and uncond_g the negative one; cond_r is what the exemplar was
     inverted with and cond_g the target; each 1 x tokens x width. y, for SDXL, has four rows.
+    control_net(z, t, context) gives what a ControlNet adds to those rows of the UNet's blocks.
     With a hole (H x W, bool) the exemplar's latent is pasted outside it, from the start on: the
     script pastes after a step only, so that its first call sees a shuffled image.
     If trace is a list, every step appends what it did and the latents that it left.
@@ -244,7 +255,8 @@ def sample(unet, chain, z_start, uncond_r, uncond_g, cond_r, cond_g, steps, cfg,
         # 1. the model on four rows
         with injected(unet, mode, mistakes):
             z = torch.cat([z_r, z_g, z_r, z_g])
-            eps = predict_eps(unet, z, t, a, context, y, prediction)
+            control = control_net and generated_only(control_net(z, t, context), mistakes)
+            eps = predict_eps(unet, z, t, a, context, y, prediction, control)
         u_r, u_g, c_r, c_g = eps.chunk(rows_per_step)
 
         # 2. the exemplar is unguided, the generated row is guided

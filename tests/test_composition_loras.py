@@ -1,0 +1,75 @@
+"""Other weights beside the patch: LoRA, and LoRA scheduled by hooks."""
+
+from __future__ import annotations
+
+import graph
+import pytest
+import tiny
+import torch
+from composing import assert_close, assert_differ, chain_of, latent, model_of, prompts, watched
+from loras import changed_for_good, hook_lora, hooked, with_lora
+from row_checks import assert_rows, names_of, texts
+
+pytestmark = pytest.mark.host
+
+
+def test_lora_equals_changed_weights():
+    """Photo and variation both have the LoRA, wherever the patch stands."""
+    changed, chains, results = changed_for_good(0.8), [], []
+    base = tiny.build("sd15")  # loading a LoRA changes weights in place: not the shared model
+
+    def sample(model, patched):
+        image = {"samples": latent(1)}
+        chain = graph.invert(model, image, texts()["photo +"], steps=5)[0]
+        chains.append(chain)
+        results.append(graph.rival_sample(patched(chain), chain, **prompts(), seed=1))
+
+    sample(changed, lambda chain: graph.patch(changed, chain))
+    sample(with_lora(base), lambda chain: graph.patch(with_lora(base), chain))
+    sample(with_lora(base), lambda chain: with_lora(graph.patch(base, chain)))
+    for chain, result in zip(chains[1:], results[1:]):
+        assert_close(chain.latents, chains[0].latents)
+        assert_close(result, results[0])
+    plain = graph.patch(base, chains[0])
+    assert_differ(graph.rival_sample(plain, chains[0], **prompts(), seed=1), results[0], 0.01)
+
+
+# --- LoRA scheduled by hooks ---------------------------------------------------------------------
+
+STRENGTHS = {0.0: 0.5, 0.5: 1.2}  # from this part of the schedule on
+
+
+def strength_at(place: int, chain) -> float:
+    """t = 801 and 601 come before the middle of the schedule, 401, 201 and 1 after it."""
+    return STRENGTHS[0.0] if place % len(chain.sigmas) >= 4 else STRENGTHS[0.5]
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in model.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("which", [("positive",), ("negative",), ("positive", "negative")])
+def test_hook_lora(which, negative):
+    """At every step the photo runs without the hooks' weights, hooked prompts with them."""
+    model, chain = tiny.build("sd15"), chain_of(negative=negative)
+    before = state(model)
+    patched, seen = watched(graph.patch(model, chain))
+    hooks = hook_lora(STRENGTHS)
+    conds = {name: hooked(c, hooks) if name in which else c for name, c in prompts().items()}
+
+    def sample():
+        return graph.rival_sample(patched, chain, **conds, seed=1)
+
+    def model_for(name, place):
+        base = model_of("sd15")
+        return changed_for_good(strength_at(place, chain)) if name in which else base
+
+    first = sample()
+    after = state(model)
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    rows = seen[:]
+    assert torch.equal(sample(), first)
+    assert len(seen) == 2 * len(rows)
+    assert {"positive", "negative"} == {s[0] for s in assert_rows(model, rows, chain, model_for)}
+    assert names_of(rows).count("photo +") == chain.steps
