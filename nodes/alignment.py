@@ -144,7 +144,7 @@ class Run:
         if id(chain) not in self.conds:
             prompts = {"positive": chain.positive, "negative": chain.negative}
             given = {row: prompt for row, prompt in prompts.items() if prompt is not None}
-            self.conds[id(chain)] = host.encode_conditioning(model, given, x_ex)
+            self.conds[id(chain)] = host.encode_conditioning(model, given, x_ex, chain.sigmas)
         conds = [self.conds[id(chain)][row] for row in rows]
         recorder = Recorder({cond[0]["uuid"]: row for cond, row in zip(conds, rows)})
         options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})
@@ -179,6 +179,8 @@ class Alignment:
     def outer_sample(self, executor, *args, **kwargs):
         guider = executor.class_obj
         options = guider.model_options["transformer_options"]  # this run's own copy
+        if any(hooks_of(e.chain) for e in self.exemplars):
+            host.keep_changed_weights(guider)
         run = options[KEY] = Run(self.exemplars, guider)
         try:
             return executor(*args, **kwargs)
@@ -212,6 +214,11 @@ def run_of(model_options: dict) -> Any:
     return state
 
 
+def hooks_of(chain) -> list:
+    """The LoRA hooks that a chain was inverted with."""
+    return host.hooks_of(chain.positive) + host.hooks_of(chain.negative)
+
+
 def alignment_of(model) -> Alignment | None:
     """What this pack's patches put on a MODEL."""
     return host.wrapper_owner(model, KEY)
@@ -227,6 +234,7 @@ def align(model, exemplar: Exemplar):
     """A clone of the MODEL steered by one exemplar more."""
     alignment = alignment_of(model) or Alignment()
     aligned = Alignment([*alignment.exemplars, exemplar], alignment.keep)
+    model = host.register_loras(model, hooks_of(exemplar.chain))
     return host.set_wrappers(model, KEY, aligned)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..rival_core.chain import Chain, ModelCard
 from ..rival_core.errors import RivalError
+from . import host
 from .alignment import alignment_of
 
 # Keys of a conditioning entry that make it act on a part of the image, the schedule or the model.
@@ -19,11 +20,16 @@ PARTIAL = {
     "start_percent": "a timestep range",
     "end_percent": "a timestep range",
     "clip_start_percent": "a scheduled prompt",
-    "hooks": "hooks",
+    "clip_end_percent": "a scheduled prompt",
     "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
 }
-WHOLE_RANGE = {"start_percent": 0.0, "end_percent": 1.0}
+WHOLE_RANGE = {
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "clip_start_percent": 0.0,
+    "clip_end_percent": 1.0,
+}
 
 
 def latent_image(latent: dict, channels: int) -> Tensor:
@@ -75,6 +81,10 @@ def masked_latent(latent: dict, channels: int) -> Tensor:
 
 def whole_conditioning(conditioning: Any, name: str) -> Any:
     """The conditioning, if it is one entry that acts on the whole image and schedule."""
+    if len(conditioning) > 1 and all("clip_start_percent" in c[1] for c in conditioning):
+        raise RivalError(
+            f"{name} is another prompt at other steps: switch schedule_clip off in Set CLIP Hooks"
+        )
     if len(conditioning) != 1:
         raise RivalError(
             f"{name} has {len(conditioning)} entries: an exemplar has one prompt, so connect a "
@@ -88,6 +98,11 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
                 f"{name} carries {what}: invert with a plain prompt and use it on the sampler "
                 "instead"
             )
+    if not host.are_loras(conditioning):
+        raise RivalError(
+            f"{name} carries hooks that are no LoRA: invert without them and use them on the "
+            "sampler instead"
+        )
     return conditioning
 
 

@@ -7,6 +7,7 @@ import torch
 from composing import model_of, remembered
 
 RANK, ALPHA = 4, 2.0
+STRENGTHS = {0.0: 0.5, 0.5: 1.2}  # a schedule: from this part of it on
 CHANGED = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_k", "ff.net.2")
 
 
@@ -60,3 +61,14 @@ def hooked(conditioning: list, hooks) -> list:
     import comfy.hooks
 
     return comfy.hooks.set_hooks_for_conditioning(conditioning, hooks)
+
+
+def strength_at(place: int, chain, strengths: dict[float, float] = STRENGTHS) -> float:
+    """In a chain of 5 steps, t = 801 and 601 come before the middle, 401, 201 and 1 after it."""
+    early, *late = strengths.values()
+    return early if place % len(chain.sigmas) >= 4 or not late else late[0]
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    """The weights as they are now."""
+    return {name: weight.clone() for name, weight in model.model.state_dict().items()}

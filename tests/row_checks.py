@@ -46,14 +46,15 @@ def assert_rows(
 ) -> set:
     """Every row equals the reference's; returns the generated ones' (prompt, height, width).
 
-    model_for: the model, by prompt and place in the chain, whose weights a generated row has.
+    model_for: the model, by prompt and place in the chain, whose weights a row has.
     arguments: more of the model's arguments for a generated row, such as control.
     """
     shapes, photos = set(), {}
     for row in seen:
         place, name = place_of(row, chain), name_of(row)
         if place not in photos:
-            photos[place] = photo_outputs(model, chain, place)
+            own_model = model_for("photo +", place) if model_for else model
+            photos[place] = photo_outputs(own_model, chain, place)
         tokens, own = photos[place]
         if name.startswith("photo"):
             assert_close(row.denoised, own["+-".index(name[-1])])

@@ -96,7 +96,6 @@ PARTIAL = {
     "mask": torch.ones(1, 8, 8),
     "start_percent": 0.2,
     "end_percent": 0.8,
-    "hooks": object(),
     "control": object(),
 }
 

@@ -7,7 +7,15 @@ import pytest
 import tiny
 import torch
 from composing import assert_close, assert_differ, chain_of, latent, model_of, prompts, watched
-from loras import changed_for_good, hook_lora, hooked, with_lora
+from loras import (
+    STRENGTHS,
+    changed_for_good,
+    hook_lora,
+    hooked,
+    state,
+    strength_at,
+    with_lora,
+)
 from row_checks import assert_rows, names_of, texts
 
 pytestmark = pytest.mark.host
@@ -32,20 +40,6 @@ def test_lora_equals_changed_weights():
         assert_close(result, results[0])
     plain = graph.patch(base, chains[0])
     assert_differ(graph.rival_sample(plain, chains[0], **prompts(), seed=1), results[0], 0.01)
-
-
-# --- LoRA scheduled by hooks ---------------------------------------------------------------------
-
-STRENGTHS = {0.0: 0.5, 0.5: 1.2}  # from this part of the schedule on
-
-
-def strength_at(place: int, chain) -> float:
-    """t = 801 and 601 come before the middle of the schedule, 401, 201 and 1 after it."""
-    return STRENGTHS[0.0] if place % len(chain.sigmas) >= 4 else STRENGTHS[0.5]
-
-
-def state(model) -> dict[str, torch.Tensor]:
-    return {name: weight.clone() for name, weight in model.model.state_dict().items()}
 
 
 @pytest.mark.parametrize("negative", [False, True])

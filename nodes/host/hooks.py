@@ -12,6 +12,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .loras import schedule_loras, settle
+
 # Wrappers that skip model calls by watching how much the latent changed. The exemplar's call is
 # of another latent: it must neither be skipped nor watched.
 STEP_SKIPPERS = {"easycache"}
@@ -55,10 +57,15 @@ def row_roles(conds: dict[str, list[dict]]) -> dict[Any, str]:
     return roles
 
 
-def encode_conditioning(model: Any, conditioning: dict[str, Any], x: Tensor) -> dict[str, list]:
-    """Conditioning as the model's own inputs for a latent like x; `model` is a loaded BaseModel."""
+def encode_conditioning(
+    model: Any, conditioning: dict[str, Any], x: Tensor, sigmas: Tensor
+) -> dict[str, list]:
+    """Conditioning as the model's own inputs for a latent like x; `model` is a loaded BaseModel.
+
+    sigmas: of the chain that it belongs to, which LoRA hooks are scheduled along.
+    """
     conds = {name: comfy.sampler_helpers.convert_cond(c) for name, c in conditioning.items()}
-    return comfy.samplers.process_conds(model, x, conds, x.device)
+    return comfy.samplers.process_conds(model, x, schedule_loras(conds, sigmas), x.device)
 
 
 def evaluate(
@@ -71,6 +78,7 @@ def evaluate(
         for kind, keyed in options["transformer_options"].get("wrappers", {}).items()
     }
     options["transformer_options"] = {**options["transformer_options"], "wrappers": wrappers}
+    conds = [settle(entries, model, float(sigma[0])) for entries in conds]
     return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options)
 
 

@@ -20,6 +20,7 @@ from ...rival_core.inversion import Inversion, Solver
 from ...rival_core.sampling import sample_euler_partial
 from ...rival_core.scaling import Scaling
 from .hooks import with_hooks
+from .loras import follow_sigma
 from .models import from_model_space, scaling_of
 
 SCHEDULERS = comfy.samplers.SCHEDULER_NAMES
@@ -42,9 +43,11 @@ class InversionSampler(comfy.samplers.Sampler):
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_, **__):
         calls = self.solver.most_evaluations
+        follow = follow_sigma(model_wrap, sigmas)
 
         def model(x, sigma):
             comfy.model_management.throw_exception_if_processing_interrupted()
+            follow(float(sigma[0]))
             return model_wrap(x, sigma, **extra_args)
 
         def report(state):
