@@ -115,15 +115,15 @@ def unpatched(model) -> None:
         )
 
 
-def one_mask(name: str, mask: Tensor | None) -> Tensor | None:
-    """One mask [1, H, W] that covers something, or none."""
+def one_mask(name: str, mask: Tensor | None, may_be_empty: bool = False) -> Tensor | None:
+    """One mask [1, H, W], or none; it covers something unless it may be empty."""
     if mask is None:
         return None
     if mask.ndim != 3 or len(mask) != 1 or not mask.numel() or not torch.isfinite(mask).all():
         raise RivalError(
             f"the {name} has the shape {list(mask.shape)}, or holds NaN: give one mask"
         )
-    if not (mask >= 0.5).any():
+    if not (may_be_empty or (mask >= 0.5).any()):
         raise RivalError(f"the {name} covers nothing: paint a part, or remove it")
     return mask.detach().to("cpu", torch.float32).clamp(0, 1)
 
@@ -138,6 +138,17 @@ def at_least_one(name: str, value: int) -> int:
     if value < 1:
         raise RivalError(f"{name} is {value}: give 1 or more")
     return value
+
+
+def same_weights(chain: Chain, model) -> list[str]:
+    """A notice if the chain was inverted with other weights than this model has."""
+    other = host.weights_differ(chain.weights, host.weights_fingerprint(model))
+    if not other:
+        return []
+    return [
+        f"the chain was inverted with {other} than this model has: invert with the model that "
+        "samples, unless this is meant, as with a LoRA for few steps"
+    ]
 
 
 def same_model(chain: Chain, card: ModelCard) -> None:

@@ -196,6 +196,7 @@ class RivalInvert(io.ComfyNode):
             schedule="sigmas" if sigmas is not None else schedule,
             residuals=inversion.residuals[:, 0],
             calls=inversion.evaluations[:, 0],
+            weights=host.weights_fingerprint(model),
         )
         logging.info("%s: %s\n%s", NODE, summary(chain), residual_table(chain))
         notices += notify(NODE, unsolved_notice(chain))

@@ -9,7 +9,7 @@ from ..rival_core.errors import RivalError
 from ..rival_core.gates import Gates
 from . import checks, host
 from .alignment import align
-from .schema import RivalChain, named, schema
+from .schema import RivalChain, named, notify, output, schema
 
 NODE = "RIVAL Patch Model"
 
@@ -97,6 +97,7 @@ class RivalPatchModel(io.ComfyNode):
                     "background out, for instance.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output(tooltip="The model, steered. Any sampler takes it.")],
         )
 
@@ -125,5 +126,13 @@ class RivalPatchModel(io.ComfyNode):
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
             exemplar = Exemplar(chain, gates, strength, choose_layers(chain.model, layers),
                                 checks.one_mask("exemplar_mask", exemplar_mask),
-                                checks.one_mask("mask", mask))
-            return io.NodeOutput(align(model, exemplar))
+                                checks.one_mask("mask", mask, may_be_empty=True))
+            notices = notify(NODE, cls.notices(model, exemplar))
+            return output(cls, align(model, exemplar), text=notices)
+
+    @classmethod
+    def notices(cls, model, exemplar) -> list[str]:
+        notices = checks.same_weights(exemplar.chain, model)
+        if exemplar.mask is not None and not exemplar.mask.any():
+            notices.append("the mask is empty, so the photo acts nowhere")
+        return notices

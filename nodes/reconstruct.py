@@ -8,7 +8,7 @@ from torch import Tensor
 from ..rival_core.errors import RivalError
 from ..rival_core.report import errors, summary
 from . import checks, host
-from .schema import named, output, schema
+from .schema import named, notify, output, schema
 from .start import chain_input, start_noise
 
 NODE = "RIVAL Reconstruct"
@@ -66,6 +66,7 @@ class RivalReconstruct(io.ComfyNode):
             checks.unpatched(model)
             if image is not None and vae is None:
                 raise RivalError("an image is connected without its VAE: connect the VAE, too")
+            notices = notify(NODE, checks.same_weights(chain, model))
             noise = start_noise(chain, 0, "inverted", tuple(chain.latents.shape[2:]), [0])
         samples = host.sample(
             model,
@@ -80,7 +81,7 @@ class RivalReconstruct(io.ComfyNode):
         )
         exemplar = host.from_model_space(model, chain.clean.to(samples))
         found = [errors(samples, exemplar)]
-        lines = [summary(chain), f"latent: {found[0]}"]
+        lines = [*notices, summary(chain), f"latent: {found[0]}"]
         if vae is not None:
             decoded = vae.decode(samples).cpu()
             with named(NODE):

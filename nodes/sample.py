@@ -178,7 +178,7 @@ class RivalKSampler(io.ComfyNode):
 
     @classmethod
     def notices(cls, model, chain, hole) -> list[str]:
-        exemplars, notices = exemplars_of(model), []
+        exemplars, notices = exemplars_of(model), checks.same_weights(chain, model)
         if not exemplars:
             notices += ["the model has no RIVAL Patch Model, so nothing of the photo is injected"]
         elif all(e.chain is not chain for e in exemplars):

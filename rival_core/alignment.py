@@ -38,6 +38,11 @@ class Exemplar:
         return self
 
     @property
+    def acts(self) -> bool:
+        """Whether it has an effect anywhere in the target."""
+        return self.strength > 0 and (self.mask is None or bool(self.mask.any()))
+
+    @property
     def size(self) -> tuple[int, int]:
         """The height and width of the photo's latent."""
         return tuple(self.chain.latents.shape[2:])
@@ -121,7 +126,7 @@ class Steering:
 
 def steering(exemplars: Sequence[Exemplar], t: float) -> Steering:
     """The exemplars whose gates are open at timestep t."""
-    active = [e for e in exemplars if e.strength > 0]
+    active = [e for e in exemplars if e.acts]
     readers = tuple(e for e in active if e.gates.attention(t) is not Attention.PLAIN)
     rules = tuple(e.gates.attention(t) for e in readers)
     return Steering(readers, rules, tuple(e for e in active if e.gates.normalizes(t)))

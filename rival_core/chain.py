@@ -31,6 +31,7 @@ class Chain:
         negative, unconditional rows have an exemplar row of their own.
     cfg: the guidance it was inverted with.
     residuals, calls: [S], how well each step was solved, and with how many model calls.
+    weights: the host's fingerprint of the weights it was inverted with; "" is unknown.
     """
 
     sigmas: Tensor
@@ -44,6 +45,7 @@ class Chain:
     schedule: str = "rival"
     residuals: Tensor | None = None
     calls: Tensor | None = None
+    weights: str = ""
 
     @property
     def evaluations(self) -> int:

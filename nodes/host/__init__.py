@@ -41,6 +41,7 @@ from .runs import (
     unit_noise,
 )
 from .texts import same_encoding, show_on_node, token_ids, word_ids
+from .weights import weights_differ, weights_fingerprint
 
 __all__ = [
     "FAMILIES",
@@ -76,6 +77,8 @@ __all__ = [
     "to_model_space",
     "token_ids",
     "unit_noise",
+    "weights_differ",
+    "weights_fingerprint",
     "with_hooks",
     "word_ids",
     "wrapper_owner",
