@@ -86,10 +86,10 @@ def load(checkpoint: str) -> tuple:
 
 def seeded_unet():
     """An untrained MODEL of SD1.5's family (harness/seeded.py)."""
-    import checkpoints
     import comfy.sd
+    import unets
 
-    network = checkpoints.unet(0)
+    network = unets.seeded_unet(unets.SD15, 0)
     weights = {f"model.diffusion_model.{name}": weight for name, weight in network.items()}
     return comfy.sd.load_diffusion_model_state_dict(weights)
 

@@ -1,86 +1,53 @@
-"""Small seeded checkpoints that ComfyUI's own loaders accept, for demos and tests.
+"""Small seeded files that ComfyUI's own loaders accept, for demos and tests.
 
     python harness/checkpoints.py --host ~/ComfyUI --family sd15 --out tiny.safetensors --seed 0
 
-Nobody trained these. The UNet has Stable Diffusion 1.5's interface (320 channels, CLIP-L text of
-width 768) in two levels; the lower one has attention in an input block, the middle and two output
-blocks. Its weights are described in seeded.py. The text encoder is a full-size random CLIP-L. The
-VAE has TAESD's shape with weights set by hand: a latent pixel is the mean colour of 8 x 8 pixels,
-so that images stay recognisable. Needs torch and the host's requirements, so run it with their
-Python.
+Nobody trained these. `sd15` and `sdxl` are checkpoints: a UNet with the family's interface in few
+narrow levels, full-size random text encoders, and a VAE of TAESD's shape with weights set by hand:
+a latent pixel is the mean colour of 8 x 8 pixels, so that images stay recognisable. `lora` and
+`controlnet` fit `sd15`. Needs torch and the host's requirements, so run it with their Python.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 from pathlib import Path
 
+import adapters
+import text_encoders
 import torch
+import unets
 
-UNET = {
-    "image_size": 32, "use_spatial_transformer": True, "legacy": False,
-    "in_channels": 4, "out_channels": 4, "model_channels": 320, "channel_mult": [1, 1],
-    "num_res_blocks": [1, 1], "transformer_depth": [0, 1],
-    "transformer_depth_output": [0, 0, 1, 1], "transformer_depth_middle": 1,
-    "use_linear_in_transformer": False, "context_dim": 768,
-    "num_heads": 8, "num_head_channels": -1,
-}
-COPIED = 0.9  # more than seeded.py's, so that a guidance of 5 ends at latents near unit variance
-VAE_SCALE = 0.18215  # between the VAE's own latents and those the model sees
+SD15_SCALE, SDXL_SCALE = 0.18215, 0.13025  # from the VAE's own latents to those the model sees
 LATENT_GAIN = 4.0  # colours in 0..1 become model-space latents of deviation about 1
 
 
 def sd15(seed: int) -> dict[str, torch.Tensor]:
     """All tensors of the checkpoint, under the names that the family's files use."""
-    parts = {
-        "model.diffusion_model.": unet(seed),
-        "first_stage_model.": vae(),
-        "cond_stage_model.transformer.": clip(seed),
-    }
-    return {prefix + name: tensor.half().contiguous()
-            for prefix, part in parts.items() for name, tensor in part.items()}
+    text = {f"cond_stage_model.transformer.{name}": tensor
+            for name, tensor in text_encoders.sd15(seed).items()}
+    return {**_unet_and_vae(unets.SD15, SD15_SCALE, seed), **text}
 
 
-FAMILIES = {"sd15": sd15}
+def sdxl(seed: int) -> dict[str, torch.Tensor]:
+    """The same for SDXL's names. About 2 GB, most of it CLIP-G."""
+    return {**_unet_and_vae(unets.SDXL, SDXL_SCALE, seed), **text_encoders.sdxl(seed)}
 
 
-@torch.no_grad()
-def unet(seed: int) -> dict[str, torch.Tensor]:
-    """A UNet whose noise prediction for unit noise has a deviation near 1."""
-    import seeded
-    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-
-    network = UNetModel(**UNET).eval()
-    seeded.fill(network, seed)
-    seeded.copy_input(network, share=0.0)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(1, 4, 16, 16, generator=generator)
-    text = torch.randn(1, 77, 768, generator=generator)
-    deviation = network(noise, torch.tensor([500.0]), context=text).std().item()
-    seeded.normalize_output(network.out[2], deviation, math.sqrt(1 - COPIED**2))
-    seeded.copy_input(network, COPIED)
-    return network.state_dict()
+FAMILIES = {
+    "sd15": sd15, "sdxl": sdxl, "lora": adapters.lora, "controlnet": adapters.controlnet,
+}
 
 
-def clip(seed: int) -> dict[str, torch.Tensor]:
-    """CLIP-L with random weights: the final norm makes its tokens unit noise, as trained ones."""
-    import comfy.clip_model
-    import comfy.ops
-    import seeded
-
-    config_file = Path(comfy.clip_model.__file__).with_name("sd1_clip_config.json")
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    model = comfy.clip_model.CLIPTextModel(
-        config, torch.float32, "cpu", comfy.ops.disable_weight_init)
-    seeded.fill(model, seed)
-    return {name: tensor for name, tensor in model.state_dict().items()
-            if name.startswith("text_model.")}
+def _unet_and_vae(config: dict, scale: float, seed: int) -> dict[str, torch.Tensor]:
+    parts = {"model.diffusion_model.": unets.seeded_unet(config, seed),
+             "first_stage_model.": vae(scale)}
+    return {prefix + name: tensor for prefix, part in parts.items()
+            for name, tensor in part.items()}
 
 
-def vae() -> dict[str, torch.Tensor]:
+def vae(scale: float) -> dict[str, torch.Tensor]:
     """TAESD's encoder and decoder as a linear mosaic: all residual branches are zero.
 
     Latents hold red, green, blue and their mean, centred on mid-grey. The decoder carries every
@@ -89,7 +56,7 @@ def vae() -> dict[str, torch.Tensor]:
     from comfy.taesd.taesd import TAESD
 
     model = {name: torch.zeros_like(tensor) for name, tensor in TAESD().state_dict().items()}
-    model["vae_scale"].fill_(VAE_SCALE)
+    model["vae_scale"].fill_(scale)
     to_latent = LATENT_GAIN * torch.cat([torch.eye(3), torch.full((1, 3), 1 / 3)])  # [4, 3]
     for color in range(3):
         model["taesd_encoder.0.weight"][color, color, 1, 1] = 1
@@ -123,8 +90,11 @@ def main() -> None:
     comfy.cli_args.args.cpu = True
     import safetensors.torch
 
+    tensors = FAMILIES[arguments.family](arguments.seed)
+    halves = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+              for name, tensor in tensors.items()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(FAMILIES[arguments.family](arguments.seed), arguments.out)
+    safetensors.torch.save_file(halves, arguments.out)
     print(f"wrote {arguments.out} ({arguments.out.stat().st_size / 1e6:.0f} MB)")
 
 

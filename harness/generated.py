@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 REPO = Path(__file__).resolve().parent.parent
 CACHE = REPO / ".cache"
@@ -15,19 +17,60 @@ CACHE = REPO / ".cache"
 def cached(stem: str, sources: Iterable[Path], make: Callable[[Path], None]) -> Path:
     """The file that `make` writes to the path it is given, made if it is not there yet.
 
-    The name holds a digest of the sources, so a changed one never meets an old file. Several
-    processes may ask at once: each writes a file of its own and moves it into place whole.
+    The name holds a digest of the sources, so a changed one never meets an old file; files of
+    older sources are removed. Of several processes that ask at once one makes the file, moves it
+    into place whole, and the others wait.
     """
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
     path = CACHE / f"{stem}-{digest}.safetensors"
     if path.exists():
         return path
     CACHE.mkdir(exist_ok=True)
+    with _one_at_a_time(CACHE / f"{stem}.lock"):
+        if not path.exists():
+            _make(path, make)
+            _remove(old for old in CACHE.glob(f"{stem}-{'?' * len(digest)}.*")
+                    if not old.name.startswith(path.stem))
+    return path
+
+
+def _make(path: Path, make: Callable[[Path], None]) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         make(partial)
         os.replace(partial, path)
     finally:
+        _remove([partial])
+
+
+@contextlib.contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """Waits for whoever holds the lock. The system frees that of a process which has died."""
+    with lock.open("ab") as stream:
+        with contextlib.suppress(OSError):  # a file system without locks: more than one may work
+            _lock(stream)
+        yield
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    def _lock(stream: IO) -> None:
+        while True:
+            try:
+                return msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
+            except OSError as error:
+                if error.errno != errno.EDEADLOCK:  # which is: ten seconds have passed
+                    raise
+else:
+
+    def _lock(stream: IO) -> None:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
         with contextlib.suppress(OSError):
-            partial.unlink()
-    return path
+            file.unlink()

@@ -1,4 +1,4 @@
-"""The seeded stand-in checkpoint, for tests that need no trained one. Standard library only."""
+"""Seeded stand-ins for trained files. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import generated
 from environment import SetupError
 
 GENERATOR = generated.REPO / "harness" / "checkpoints.py"
-SOURCES = (GENERATOR, GENERATOR.with_name("seeded.py"))
+SOURCES = [GENERATOR.with_name(f"{name}.py")
+           for name in ("checkpoints", "unets", "text_encoders", "adapters", "seeded")]
 
 
 def cached(python: Path, host, family: str = "sd15", seed: int = 0) -> Path:
-    """The stand-in's file, made by this host's own model code if it is not there yet."""
+    """A file of checkpoints.py, made by this host's own model code if it is not there yet."""
 
     def make(path: Path) -> None:
         command = [
@@ -23,6 +24,6 @@ def cached(python: Path, host, family: str = "sd15", seed: int = 0) -> Path:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode != 0:
             reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
-            raise SetupError(f"the stand-in checkpoint could not be made ({reason})")
+            raise SetupError(f"the {family} stand-in could not be made ({reason})")
 
     return generated.cached(f"standin-{family}-{seed}", SOURCES, make)

@@ -19,23 +19,36 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((REPO / "example_workflows").glob("*.json"))
 PACK_NAME = "ComfyUI-RIVAL"
-CHECKPOINT = "standin.safetensors"
+CHECKPOINT, CHECKPOINT_XL = "standin.safetensors", "standin_xl.safetensors"
+LORA = CONTROLNET = "standin.safetensors"
+LOADERS = {  # nodes whose first widget names a file, and the folder that it lies in
+    "CheckpointLoaderSimple": "checkpoints",
+    "LoraLoader": "loras",
+    "LoraLoaderModelOnly": "loras",
+    "CreateHookLora": "loras",
+    "CreateHookLoraModelOnly": "loras",
+    "ControlNetLoader": "controlnet",
+}
 
 
 @pytest.fixture(scope="session")
-def server(host, tmp_path_factory) -> Iterator[comfy_process.Client]:
-    """Its checkpoints, under every name that a workflow asks for, are the one stand-in."""
+def server_folder(tmp_path_factory) -> Path:
+    """Where the server's files and its log, comfyui.log, are."""
+    return tmp_path_factory.mktemp("comfyui")
+
+
+@pytest.fixture(scope="session")
+def server(host, server_folder) -> Iterator[comfy_process.Client]:
+    """Its models, under every name that a workflow's loader asks for, are the stand-ins."""
     import comfy_process  # with the host's requirements, as numpy and Pillow are below
 
-    base = tmp_path_factory.mktemp("comfyui")
-    comfy_process.prepare(base, PACK_NAME)
-    checkpoint = standin.cached(Path(sys.executable), host)
-    for name in {CHECKPOINT, *workflow_checkpoints()}:
-        link_or_copy(checkpoint, base / "models" / "checkpoints" / name)
-    shutil.copy(host.path / "input" / "example.png", base / "input")
-    quick = ["--force-fp32"]  # else a CPU casts the weights of float16 files at every call
     python = Path(sys.executable)
-    with comfy_process.running(host, python, base, quick, PACK_NAME) as client:
+    comfy_process.prepare(server_folder, PACK_NAME)
+    for file in model_files():
+        place(standin.cached(python, host, family_of(file)), server_folder / "models" / file)
+    shutil.copy(host.path / "input" / "example.png", server_folder / "input")
+    quick = ["--force-fp32"]  # else a CPU casts the weights of float16 files at every call
+    with comfy_process.running(host, python, server_folder, quick, PACK_NAME) as client:
         yield client
 
 
@@ -44,17 +57,30 @@ def object_info(server) -> dict:
     return server.object_info()
 
 
-def workflow_checkpoints() -> set[str]:
-    """The file names in the example workflows' checkpoint loaders."""
+def model_files() -> set[Path]:
+    """The files, below models/, that the tests' prompts and the workflows' loaders ask for."""
     return {
-        node["widgets_values"][0]
-        for path in WORKFLOWS
-        for node in json.loads(path.read_text("utf-8"))["nodes"]
-        if node["type"] == "CheckpointLoaderSimple"
+        *(Path("checkpoints", name) for name in (CHECKPOINT, CHECKPOINT_XL)),
+        Path("loras", LORA),
+        Path("controlnet", CONTROLNET),
+        *(
+            Path(LOADERS[node["type"]], node["widgets_values"][0])
+            for path in WORKFLOWS
+            for node in json.loads(path.read_text("utf-8"))["nodes"]
+            if node["type"] in LOADERS
+        ),
     }
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def family_of(file: Path) -> str:
+    """Which stand-in a model file is."""
+    if file.parts[0] == "checkpoints":
+        return "sdxl" if "xl" in file.name.lower() else "sd15"
+    return {"loras": "lora", "controlnet": "controlnet"}[file.parts[0]]
+
+
+def place(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.symlink_to(source)
     except OSError:

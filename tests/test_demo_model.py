@@ -84,12 +84,12 @@ def test_two_hosts_agree(in_host, without_host):
 @pytest.mark.host
 def test_the_seeded_text_encoder_is_the_one_of_training(without_host):
     """Weight for weight what the host's own classes are filled with, in half precision."""
-    import checkpoints
+    import text_encoders
 
     ours = without_host.text.weights()
-    theirs = checkpoints.clip(0)
-    assert ours.keys() == {name for name in theirs if name.startswith("text_model.")}
-    assert all(torch.equal(ours[name], theirs[name].half()) for name in ours)
+    theirs = text_encoders.sd15(0)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.host

@@ -1,7 +1,7 @@
 """The demo model's text encoder without a ComfyUI: transformers' CLIP-L with the seeded weights.
 
 A seeded weight depends on nothing but its name and shape, and transformers names CLIP's weights
-as ComfyUI does, so these are the tensors that `harness/checkpoints.py` makes, and that the UNet
+as ComfyUI does, so these are the tensors that `harness/text_encoders.py` makes, and that the UNet
 was trained with.
 """
 
