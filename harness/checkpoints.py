@@ -19,7 +19,6 @@ import text_encoders
 import torch
 import unets
 
-SD15_SCALE, SDXL_SCALE = 0.18215, 0.13025  # from the VAE's own latents to those the model sees
 LATENT_GAIN = 4.0  # colours in 0..1 become model-space latents of deviation about 1
 
 
@@ -27,12 +26,12 @@ def sd15(seed: int) -> dict[str, torch.Tensor]:
     """All tensors of the checkpoint, under the names that the family's files use."""
     text = {f"cond_stage_model.transformer.{name}": tensor
             for name, tensor in text_encoders.sd15(seed).items()}
-    return {**_unet_and_vae(unets.SD15, SD15_SCALE, seed), **text}
+    return {**_unet_and_vae("SD15", seed), **text}
 
 
 def sdxl(seed: int) -> dict[str, torch.Tensor]:
     """The same for SDXL's names. About 2 GB, most of it CLIP-G."""
-    return {**_unet_and_vae(unets.SDXL, SDXL_SCALE, seed), **text_encoders.sdxl(seed)}
+    return {**_unet_and_vae("SDXL", seed), **text_encoders.sdxl(seed)}
 
 
 FAMILIES = {
@@ -40,8 +39,11 @@ FAMILIES = {
 }
 
 
-def _unet_and_vae(config: dict, scale: float, seed: int) -> dict[str, torch.Tensor]:
-    parts = {"model.diffusion_model.": unets.seeded_unet(config, seed),
+def _unet_and_vae(family: str, seed: int) -> dict[str, torch.Tensor]:
+    import comfy.latent_formats
+
+    scale = getattr(comfy.latent_formats, family)().scale_factor
+    parts = {"model.diffusion_model.": unets.seeded_unet(getattr(unets, family), seed),
              "first_stage_model.": vae(scale)}
     return {prefix + name: tensor for prefix, part in parts.items()
             for name, tensor in part.items()}
@@ -50,8 +52,9 @@ def _unet_and_vae(config: dict, scale: float, seed: int) -> dict[str, torch.Tens
 def vae(scale: float) -> dict[str, torch.Tensor]:
     """TAESD's encoder and decoder as a linear mosaic: all residual branches are zero.
 
-    Latents hold red, green, blue and their mean, centred on mid-grey. The decoder carries every
-    colour as two channels, above and below mid-grey, because its activations clip at zero.
+    scale: from the VAE's own latents to those that the model sees. Latents hold red, green, blue
+    and their mean, centred on mid-grey. The decoder carries every colour as two channels, above
+    and below mid-grey, because its activations clip at zero.
     """
     from comfy.taesd.taesd import TAESD
 
