@@ -51,7 +51,7 @@ def run(host, base: Path, applications: dict, out: Path) -> None:
 
     comfy_process.prepare(base, PACK_NAME)
     place_models(base / "models", applications)
-    with comfy_process.running(host, Path(sys.executable), base, ["--force-fp32"]) as client:
+    with comfy_process.running(host, Path(sys.executable), base, ["--bf16-unet"]) as client:
         info = client.object_info()
         for name, application in applications.items():
             print(name, flush=True)
