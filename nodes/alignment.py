@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.alignment import Exemplar, Layer, Step, steering
+from ..rival_core.alignment import Exemplar, Layer, Step, in_order, steering
 from ..rival_core.attention import Tokens, blended_attention, lengthen
 from ..rival_core.errors import RivalError
 from ..rival_core.guidance import Keep
@@ -173,7 +173,7 @@ class Alignment:
     """The wrappers of a patched MODEL. Holds what was asked for; a run's state is its Run."""
 
     def __init__(self, exemplars: Sequence[Exemplar] = (), keep: Keep | None = None):
-        self.exemplars = tuple(exemplars)
+        self.exemplars = in_order(exemplars)
         self.keep = keep
 
     def outer_sample(self, executor, *args, **kwargs):
@@ -225,7 +225,7 @@ def alignment_of(model) -> Alignment | None:
 
 
 def exemplars_of(model) -> tuple[Exemplar, ...]:
-    """The exemplars that a MODEL is steered by, oldest first."""
+    """The exemplars that a MODEL is steered by."""
     alignment = alignment_of(model)
     return alignment.exemplars if alignment else ()
 

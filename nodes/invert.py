@@ -97,7 +97,8 @@ class RivalInvert(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive",
                     tooltip="What the photo shows: a short caption, or an empty prompt when the "
-                    "new image is described by another prompt. One plain prompt.",
+                    "new image is described by another prompt. One plain prompt; a LoRA on it "
+                    "(hooks) is used.",
                 ),
                 io.Int.Input(
                     "steps",

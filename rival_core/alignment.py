@@ -64,6 +64,20 @@ class Exemplar:
         return self.strength * resize_mask(self.mask, like)
 
 
+def in_order(exemplars: Iterable[Exemplar]) -> tuple[Exemplar, ...]:
+    """In an order of their own: rounding, too, must not depend on which patch came first."""
+
+    def content(exemplar: Exemplar) -> tuple:
+        numbers = [
+            [] if t is None else t.flatten().tolist()
+            for t in (exemplar.chain.end, exemplar.seen, exemplar.mask)
+        ]
+        gates = [*vars(exemplar.gates).values(), exemplar.strength]
+        return *numbers, gates, sorted(exemplar.layers or ())
+
+    return tuple(sorted(exemplars, key=content))
+
+
 LAYERS = ("all", "decoder", "coarse", "fine")
 
 

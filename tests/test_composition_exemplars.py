@@ -81,12 +81,13 @@ def test_two_photos(place):
 
 
 def test_two_photos_in_a_variation():
+    """Swapped, they give the same result to the last bit."""
     one, other = chain_of(), chain_of(seed=1, height=6, width=10)
     results = [
         graph.rival_sample(patched(*order), one, **prompts(), seed=1)
         for order in ([(one, {}), (other, {})], [(other, {}), (one, {})], [(one, {})])
     ]
-    assert_close(results[0], results[1])
+    assert torch.equal(results[0], results[1])
     assert_differ(results[0], results[2], 0.01)
 
 
@@ -150,6 +151,21 @@ def test_strength_blends_every_layer(place, strength, negative):
     x = noised(chain, place, batch=2)
     ours = prediction(patched((chain, {"strength": strength})), chain, place, x)
     assert_close(ours, expected([chain], place, x, *RULES[place], strength=strength))
+
+
+def test_more_strength_is_further_from_the_plain_model():
+    chain = chain_of()
+    plain = graph.rival_sample(model_of("sd15"), chain, **prompts(), seed=1)
+    strengths = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    distances = [
+        graph.relative(
+            graph.rival_sample(patched((chain, {"strength": s})), chain, **prompts(), seed=1), plain
+        )
+        for s in strengths
+    ]
+    assert distances[0] == 0.0 and distances[-1] > 0.1
+    steps = [b - a for a, b in zip(distances, distances[1:])]
+    assert min(steps) > 0.01 * distances[-1], distances
 
 
 @pytest.mark.parametrize("place", RULES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import graph
 import pytest
+import spies
 import torch
 from comfyui_rival.rival_core.alignment import (
     Exemplar,
@@ -71,7 +72,32 @@ def test_half_a_mask_is_neither_plain_nor_whole(setup):
 
 def test_two_photos_in_two_places_do_not_depend_on_their_order(setup):
     a, b = (0, {"mask": left()}), (1, {"mask": 1 - left(), "strength": 0.7})
-    assert graph.relative(sample(setup, a, b), sample(setup, b, a)) < 1e-5
+    assert torch.equal(sample(setup, a, b), sample(setup, b, a))
+
+
+def test_one_photo_in_two_places_does_not_depend_on_their_order(setup):
+    """All that tells the two patches apart is where they act."""
+    a, b = (0, {"mask": left()}), (0, {"mask": 1 - left()})
+    assert torch.equal(sample(setup, a, b), sample(setup, b, a))
+
+
+def test_an_empty_mask_is_the_plain_model_bitwise(setup, caplog):
+    """The photo acts nowhere, costs nothing, and the log says so; others act as if alone."""
+    empty, plain = (0, {"mask": everywhere(0.0)}), sample(setup)
+    with spies.model_rows(setup["model"]) as calls:
+        assert torch.equal(sample(setup, empty), plain)
+    assert [rows for rows, _ in calls] == [2] * 5
+    assert "RIVAL Patch Model: the mask is empty, so the photo acts nowhere" in caplog.messages
+    alone = sample(setup, (1, {}))
+    for order in ((empty, (1, {})), ((1, {}), empty)):
+        assert torch.equal(sample(setup, *order), alone)
+
+
+def test_a_faint_mask_acts(setup):
+    """No place of it is covered by half, which a mask of what is read would have to be."""
+    faint = sample(setup, (0, {"mask": everywhere(0.2)}))
+    assert graph.relative(faint, sample(setup, (0, {"strength": 0.2}))) < 1e-4
+    assert graph.relative(faint, sample(setup)) > 1e-2
 
 
 def attend(q, k, v, mask=None):
@@ -160,7 +186,5 @@ def test_another_size_and_a_batch(setup):
 
 
 def test_bad_input(setup):
-    with pytest.raises(ValueError, match=r"^RIVAL Patch Model: the mask covers nothing.*\.$"):
-        graph.patch(setup["model"], setup["chains"][0], mask=torch.zeros(1, 8, 8))
     with pytest.raises(ValueError, match=r"^RIVAL Patch Model: the mask has .*\[3, 8, 8\].*\.$"):
         graph.patch(setup["model"], setup["chains"][0], mask=torch.ones(3, 8, 8))
