@@ -140,8 +140,9 @@ APPLICATIONS = {
     ),
     "inpainting": Application(
         "A hole in a photo, filled four times",
-        [photo(3, *STARS, hole=(0.55, 0.2, 1.0, 0.7))],
+        [photo(3, *STARS, hole=(0.12, 0.36, 0.52, 0.8))],
         {"Positive": said(*STARS)},
+        {("GrowMask", 0): 0},
     ),
     "inpainting_by_example": Application(
         "A hole in one image, filled with the content of another",
