@@ -75,10 +75,12 @@ def test_two_photos_in_two_places_do_not_depend_on_their_order(setup):
     assert torch.equal(sample(setup, a, b), sample(setup, b, a))
 
 
-def test_one_photo_in_two_places_does_not_depend_on_their_order(setup):
-    """All that tells the two patches apart is where they act."""
-    a, b = (0, {"mask": left()}), (0, {"mask": 1 - left()})
-    assert torch.equal(sample(setup, a, b), sample(setup, b, a))
+def test_one_photo_in_three_places_does_not_depend_on_their_order(setup):
+    """All that tells the patches apart is where they act."""
+    ramp = torch.linspace(0, 1, 64).expand(1, 64, 64)
+    a, b, c = ((0, {"mask": mask}) for mask in (ramp, 1 - ramp, ramp.mT))
+    first = sample(setup, a, b, c)
+    assert all(torch.equal(sample(setup, *order), first) for order in ((b, c, a), (c, b, a)))
 
 
 def test_an_empty_mask_is_the_plain_model_bitwise(setup, caplog):

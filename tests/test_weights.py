@@ -73,11 +73,9 @@ def test_another_checkpoint():
     base, tuned = tiny.build("sd15"), tiny.build("sd15")
     assert differ(base, tiny.build("sd15", seed=1)) == "another checkpoint"
     assert differ(base, tiny.build("sdxl")) == "another checkpoint"
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # as much as training on a few photos moves them
+    with torch.no_grad():  # less than training on a few photos moves them
         for weight in tuned.model.diffusion_model.parameters():
-            noise = torch.randn(weight.shape, generator=generator)
-            weight += 0.01 * weight.std(correction=0) * noise
+            weight *= 1.02
     assert differ(base, tuned) == "another checkpoint"
 
 
