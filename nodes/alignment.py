@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..rival_core.attention import Tokens, blended_attention, lengthen
 from ..rival_core.errors import RivalError
 from ..rival_core.guidance import Keep
 from . import host
+from .features import shelves
 from .schema import named
 
 NODE = "RIVAL Patch Model"
@@ -24,13 +25,15 @@ KEY = "rival"
 class Recorder:
     """An attn1 patch for the exemplar's own call: keeps what its self-attention reads."""
 
-    def __init__(self, roles: dict[Any, str]):
+    def __init__(self, roles: dict[Any, str], layers: Container[Layer]):
         self.roles = roles
+        self.layers = layers
         self.tokens: dict[str, dict[Layer, Tokens]] = {role: {} for role in roles.values()}
 
     def __call__(self, n, context, value, extra_options):
         layer = (extra_options["block"], extra_options["block_index"])
-        for i, row in enumerate(extra_options["uuids"]):
+        rows = extra_options["uuids"] if layer in self.layers else ()
+        for i, row in enumerate(rows):
             kept = context[i : i + 1]
             tokens = Tokens(kept, kept if value is context else value[i : i + 1])
             self.tokens[self.roles[row]][layer] = tokens
@@ -73,8 +76,7 @@ class Injection:
         """Attention functions that blend plain with injected, for the layers that need them."""
         if not any(e.strength < 1 or e.mask is not None for e in self.step.steering.readers):
             return {}
-        chain = self.step.steering.readers[0].chain
-        layers = next(layers for key, layers in self.step.tokens.items() if key[0] == id(chain))
+        layers = set().union(*self.step.tokens.values())
         free = [layer for layer in layers if not self.is_taken(layer) and self.is_blended(layer)]
         return {(*block, depth): self.blend for block, depth in free}
 
@@ -104,11 +106,13 @@ class Run:
         self.roles: dict[Any, str] | None = None
         self.conds: dict[int, dict[str, list]] = {}
         self.step: Step | None = None
+        self.shelves = shelves(exemplars, guider.model_patcher)
         self.warned = False
 
     def release(self) -> None:
         self.step = self.guider = self.roles = None
         self.conds.clear()
+        self.shelves.clear()
 
     def at(self, sigma: float) -> Step:
         """The step at this sigma; moving to another frees the last one's tokens."""
@@ -135,9 +139,15 @@ class Run:
         return host.with_hooks(model_options, injection, injection.replaces())
 
     def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
-        """Runs, in one batch a chain, the exemplar rows that this step needs and has not run."""
+        """Runs, in one batch a chain, the exemplar rows that this step needs and does not have."""
         for chain, rows, reads in step.due(present):
-            self.run_exemplar(step, chain, rows, reads, model, x, sigma, model_options)
+            shelf = self.shelves.get(id(chain))
+            if shelf is not None:
+                rows = shelf.recall(step, rows, x, model_options)
+            if rows:
+                self.run_exemplar(step, chain, rows, reads, model, x, sigma, model_options)
+                if shelf is not None:
+                    shelf.keep(step, rows, x, model_options)
 
     def run_exemplar(self, step, chain, rows, reads, model, x, sigma, model_options) -> None:
         x_ex = chain.at(step.sigma).to(x)
@@ -146,7 +156,8 @@ class Run:
             given = {row: prompt for row, prompt in prompts.items() if prompt is not None}
             self.conds[id(chain)] = host.encode_conditioning(model, given, x_ex, chain.sigmas)
         conds = [self.conds[id(chain)][row] for row in rows]
-        recorder = Recorder({cond[0]["uuid"]: row for cond, row in zip(conds, rows)})
+        roles = {cond[0]["uuid"]: row for cond, row in zip(conds, rows)}
+        recorder = Recorder(roles, step.layers(chain))
         options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})
         denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)
         step.keep(chain, x_ex, dict(zip(rows, denoised)), recorder.tokens)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .attention import Tokens, join, select
+from .attention import Layer, Tokens, join, select
 from .chain import Chain, ModelCard
 from .errors import RivalError
+from .features import FEATURES
 from .gates import Attention, Gates
 from .inversion import to_d
 from .masks import resize_mask, token_grid, tokens_inside
 from .normalization import Statistics, adain, average, statistics
-
-Layer = tuple[tuple[str, int], int]  # (block, depth in the block), as the host names them
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +28,15 @@ class Exemplar:
     layers: frozenset[Layer] | None = None  # whose self-attention reads it; None: all
     seen: Tensor | None = None  # [1, H, W], which part of the photo is read; None: all of it
     mask: Tensor | None = None  # [1, H, W], where in the target it acts; None: everywhere
+    features: str = "live"  # one of FEATURES
 
     def __post_init__(self):
         if not 0.0 <= self.strength <= 1.0:
             raise RivalError(f"strength is {self.strength}: give 0 to 1")
+        if self.features not in FEATURES:
+            raise RivalError(
+                f"features is {self.features!r}: choose one of {', '.join(FEATURES)}"
+            )
 
     def __deepcopy__(self, memo) -> Exemplar:
         return self
@@ -203,11 +207,21 @@ class Step:
         for chain in self.steering.chains:
             reads = any(e.chain is chain for e in self.steering.readers)
             rows = {exemplar_role(chain, role) for role in roles} if reads else set()
-            if any(e.chain is chain for e in self.steering.normalizers):
+            if self.normalizes(chain):
                 rows.add("positive")
             missing = sorted((r for r in rows if (id(chain), r) not in self.tokens), reverse=True)
             if missing:
                 yield chain, missing, reads
+
+    def layers(self, chain: Chain) -> frozenset[Layer]:
+        """The layers in which a chain's exemplar is read."""
+        every = frozenset((block, depth) for block, depth, _ in chain.model.layers)
+        readers = [e for e in self.steering.readers if e.chain is chain]
+        return frozenset().union(*(e.layers or every for e in readers))
+
+    def normalizes(self, chain: Chain) -> bool:
+        """Whether a chain's predicted noise is needed."""
+        return any(e.chain is chain for e in self.steering.normalizers)
 
     def keep(
         self,
@@ -221,6 +235,14 @@ class Step:
             self.eps[id(chain)] = to_d(x, self.sigma, denoised["positive"])
         for row in denoised:
             self.tokens[id(chain), row] = tokens[row]
+
+    def recall(
+        self, chain: Chain, row: str, tokens: Mapping[Layer, Tokens], eps: Tensor | None
+    ) -> None:
+        """What a row of a chain's exemplar gave before: its tokens, its predicted noise."""
+        self.tokens[id(chain), row] = tokens
+        if eps is not None:
+            self.eps[id(chain)] = eps
 
     def read(self, layer: Layer, role: str) -> Tokens:
         """The layer's readers' tokens for rows of this role, side by side; always one object."""

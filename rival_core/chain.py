@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .features import FeatureCache
 from .inversion import DDIM, Solver
 from .scaling import Scaling
 
@@ -24,6 +25,8 @@ class ModelCard:
 @dataclass(frozen=True, eq=False)
 class Chain:
     """An image's trajectory to noise, and what it takes to sample beside it. Immutable.
+
+    Only its feature cache fills up, with what could be computed again.
 
     sigmas:  [S + 1] float32, rising from the terminal sigma to the noisiest.
     latents: [S + 1, C, H, W] float32, in the model's latent space and sigma coordinates.
@@ -46,6 +49,7 @@ class Chain:
     residuals: Tensor | None = None
     calls: Tensor | None = None
     weights: str = ""
+    features: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False)
 
     @property
     def evaluations(self) -> int:
@@ -97,6 +101,11 @@ class Chain:
             self.latents[i + 1 : i + 2] - self.latents[i : i + 1]
         )
 
+    def place(self, sigma: float) -> int | None:
+        """Which of the chain's own sigmas this is, exactly, or None."""
+        found = (self.sigmas == sigma).nonzero()
+        return int(found[0]) if len(found) else None
+
     def falling_sigmas(self, end_at_zero: bool = False) -> Tensor:
         """The sigmas in sampling order, with a final 0 appended if asked and not there."""
         sigmas = self.sigmas.flip(0)
@@ -106,7 +115,7 @@ class Chain:
 
     def get_ram_usage(self) -> int:
         """Bytes held, for the host's output cache."""
-        return self.latents.nbytes + self.sigmas.nbytes
+        return self.latents.nbytes + self.sigmas.nbytes + self.features.nbytes
 
     def __deepcopy__(self, memo) -> Chain:
         return self  # immutable, and hosts deep-copy what hangs on a model

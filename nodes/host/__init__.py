@@ -5,6 +5,7 @@ Works on ComfyUI 0.3.64 and later. Nothing is patched: a MODEL is cloned and giv
 
 from __future__ import annotations
 
+from .features import others_acting, room_for_features, weights_key
 from .hooks import (
     attention,
     encode_conditioning,
@@ -61,9 +62,11 @@ __all__ = [
     "latent_channels",
     "latent_mask",
     "model_card",
+    "others_acting",
     "partial_noise_sampler",
     "probe",
     "register_loras",
+    "room_for_features",
     "row_roles",
     "same_encoding",
     "sample",
@@ -79,6 +82,7 @@ __all__ = [
     "unit_noise",
     "weights_differ",
     "weights_fingerprint",
+    "weights_key",
     "with_hooks",
     "word_ids",
     "wrapper_owner",

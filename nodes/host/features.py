@@ -1,0 +1,72 @@
+"""What storing a model's features takes: what they depend on, and where there is room."""
+
+from __future__ import annotations
+
+import weakref
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...rival_core.chain import Chain
+from .hooks import STEP_SKIPPERS
+
+RAM_KEPT_FREE = 1 << 30
+# Wrappers around the exemplar's call that change nothing in it, or are kept out of it.
+HARMLESS = {*STEP_SKIPPERS, "rival", "torch.compile"}
+AROUND_THE_CALL = ("calc_cond_batch", "apply_model", "diffusion_model")
+
+
+def weights_key(model: ModelPatcher) -> tuple:
+    """Equal for models that answer equally, if nothing else acts on them.
+
+    Holds no model: one that was freed equals none that comes after it.
+    """
+    sampling = weakref.ref(model.get_model_object("model_sampling"))
+    base = model.model
+    dtype = base.manual_cast_dtype or base.get_dtype()
+    return model.patches_uuid, weakref.ref(base), sampling, dtype
+
+
+def others_acting(model: ModelPatcher, model_options: dict, chain: Chain) -> str | None:
+    """What other nodes put on a model that the exemplar's call may depend on, or None.
+
+    Some of it counts calls, draws numbers or looks at the whole schedule, so that what the model
+    answered once need not be what it would answer now.
+    """
+    options = model_options["transformer_options"]
+    wrappers = options.get("wrappers", {})
+    prompts = [prompt for prompt in (chain.positive, chain.negative) if prompt is not None]
+    found = {
+        "patches": [name for name, patches in options.get("patches", {}).items() if patches],
+        "replaced": [name for name, by in options.get("patches_replace", {}).items() if by],
+        "wrappers": [
+            f"{kind} ({key})"
+            for kind in AROUND_THE_CALL
+            for key, functions in wrappers.get(kind, {}).items()
+            if functions and key not in HARMLESS
+        ],
+        "objects": [name for name in model.object_patches if name != "model_sampling"],
+        "injections": list(model.injections),
+        "prompts": ["hooks"] if any(c[1].get("hooks") for p in prompts for c in p) else [],
+        "overrides": [
+            name
+            for name in ("optimized_attention_override", "model_function_wrapper")
+            if options.get(name) or model_options.get(name)
+        ],
+    }
+    named = [f"{what}: {', '.join(map(str, names))}" for what, names in found.items() if names]
+    return "; ".join(named) or None
+
+
+def room_for_features(model: ModelPatcher, x: Tensor) -> list[tuple[torch.device, int]]:
+    """(device, free bytes) for what outlives a guided step of the batch x, the fastest first."""
+    step = int(model.model.memory_required([2 * len(x), *x.shape[1:]]))
+    cpu = torch.device("cpu")
+    ram = comfy.model_management.get_free_memory(cpu) - RAM_KEPT_FREE
+    if x.device.type == "cpu":
+        return [(cpu, ram - step)]
+    # The host cannot take back what lies there between runs, so half is left to other models.
+    here = comfy.model_management.get_free_memory(x.device) - step
+    return [(x.device, here // 2), (cpu, ram)]
