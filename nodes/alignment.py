@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.alignment import Exemplar, Layer, Step, in_order, steering
+from ..rival_core.alignment import Exemplar, Layer, Step, in_order, steering, with_exemplars
 from ..rival_core.attention import Tokens, blended_attention, lengthen
 from ..rival_core.errors import RivalError
 from ..rival_core.guidance import Keep
@@ -20,6 +20,10 @@ from .schema import named
 NODE = "RIVAL Patch Model"
 GUIDANCE = "RIVAL Blended Guidance"
 KEY = "rival"
+OUT_OF_MEMORY = (
+    "the memory does not suffice for the photo's own row: make fewer images at once, invert a "
+    "smaller photo, or choose layers decoder or coarse"
+)
 
 
 class Recorder:
@@ -145,9 +149,27 @@ class Run:
             if shelf is not None:
                 rows = shelf.recall(step, rows, x, model_options)
             if rows:
-                self.run_exemplar(step, chain, rows, reads, model, x, sigma, model_options)
+                self.retried(step, chain, rows, reads, model, x, sigma, model_options)
                 if shelf is not None:
                     shelf.keep(step, rows, x, model_options)
+
+    def retried(self, *args) -> None:
+        """Runs an exemplar; where memory does not suffice, once more with its cache in RAM."""
+        try:
+            return self.run_exemplar(*args)
+        except Exception as error:
+            if not host.is_out_of_memory(error):
+                raise
+        # Only here, where the error is gone, are its frames and their tensors.
+        for shelf in self.shelves.values():
+            shelf.move_to_ram()
+        host.free_unused()
+        try:
+            self.run_exemplar(*args)
+        except Exception as error:
+            if not host.is_out_of_memory(error):
+                raise
+            raise host.out_of_memory(f"{NODE}: {OUT_OF_MEMORY}.") from error
 
     def run_exemplar(self, step, chain, rows, reads, model, x, sigma, model_options) -> None:
         x_ex = chain.at(step.sigma).to(x)
@@ -198,6 +220,10 @@ class Alignment:
         finally:
             options.pop(KEY, None)
             run.release()
+
+    def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
+        """The host loads models for as much memory as sampling will really take."""
+        return executor(model, with_exemplars(noise_shape, self.exemplars), *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options={}, *args, **kwargs):
         sigma, seen = float(timestep[0]), x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -150,6 +151,19 @@ def steering(exemplars: Sequence[Exemplar], t: float) -> Steering:
     return Steering(readers, rules, tuple(e for e in active if e.gates.normalizes(t)))
 
 
+def with_exemplars(shape: Sequence[int], exemplars: Sequence[Exemplar]) -> list[int]:
+    """The [B, C, H, W] of a plain guided batch that takes as much memory as B beside exemplars.
+
+    Longer keys and values take about an eighth of a row for each row. Guidance doubles the batch,
+    but not the exemplars' own rows, which may be of another size.
+    """
+    chains = {id(e.chain): e.chain for e in exemplars if e.acts}.values()
+    area = shape[2] * shape[3]
+    rows = sum((1 + c.has_two_rows) * c.end[0, 0].numel() / area for c in chains)
+    longer = shape[0] / 8 if chains else 0
+    return [shape[0] + math.ceil(rows / 2 + longer), *shape[1:]]
+
+
 def normalize(eps: Tensor, parts: Sequence[Statistics], strengths: Sequence[float]) -> Tensor:
     """The predicted noise eps [B, C, H, W] with the exemplars' averaged statistics.
 
@@ -185,7 +199,7 @@ def statistics_inside(eps: Tensor, mask: Tensor | None) -> Statistics:
 
 def exemplar_role(chain: Chain, role: str) -> str:
     """Which exemplar row the generated rows of a role read."""
-    return role if chain.negative is not None else "positive"
+    return role if chain.has_two_rows else "positive"
 
 
 class Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,17 @@ from torch import Tensor
 from .features import FeatureCache
 from .inversion import DDIM, Solver
 from .scaling import Scaling
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two conditionings (tensors and plain values, nested) hold the same."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu()))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a is b or (isinstance(a, str | int | float) and a == b)
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,11 @@ class Chain:
         """Model evaluations that the inversion took: two a call if it was guided."""
         calls = self.steps if self.calls is None else int(self.calls.sum())
         return calls * (1 if self.cfg == 1.0 else 2)
+
+    @cached_property
+    def has_two_rows(self) -> bool:
+        """Whether unconditional rows have an exemplar of their own, seen with another prompt."""
+        return self.negative is not None and not same(self.positive, self.negative)
 
     @property
     def unsolved(self) -> list[int]:

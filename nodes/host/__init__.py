@@ -5,7 +5,14 @@ Works on ComfyUI 0.3.64 and later. Nothing is patched: a MODEL is cloned and giv
 
 from __future__ import annotations
 
-from .features import others_acting, room_for_features, weights_key
+from .features import (
+    free_unused,
+    is_out_of_memory,
+    others_acting,
+    out_of_memory,
+    room_for_features,
+    weights_key,
+)
 from .hooks import (
     attention,
     encode_conditioning,
@@ -53,16 +60,19 @@ __all__ = [
     "attention",
     "encode_conditioning",
     "evaluate",
+    "free_unused",
     "from_model_space",
     "hooks_of",
     "invert",
     "is_flow",
     "is_inpainting",
     "keep_changed_weights",
+    "is_out_of_memory",
     "latent_channels",
     "latent_mask",
     "model_card",
     "others_acting",
+    "out_of_memory",
     "partial_noise_sampler",
     "probe",
     "register_loras",

@@ -70,3 +70,21 @@ def room_for_features(model: ModelPatcher, x: Tensor) -> list[tuple[torch.device
     # The host cannot take back what lies there between runs, so half is left to other models.
     here = comfy.model_management.get_free_memory(x.device) - step
     return [(x.device, here // 2), (cpu, ram)]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is how a device says that its memory is full."""
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):  # newer hosts know more forms of it
+        return management.is_oom(error)
+    return isinstance(error, management.OOM_EXCEPTION)
+
+
+def out_of_memory(sentence: str) -> Exception:
+    """An error that the host, which answers it by unloading models, knows as such."""
+    return comfy.model_management.OOM_EXCEPTION(sentence)
+
+
+def free_unused() -> None:
+    """Gives the device back what torch holds and nothing uses."""
+    comfy.model_management.soft_empty_cache()

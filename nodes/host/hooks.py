@@ -18,11 +18,18 @@ from .loras import schedule_loras, settle
 # of another latent: it must neither be skipped nor watched.
 STEP_SKIPPERS = {"easycache"}
 
+WRAPPED = (
+    WrappersMP.OUTER_SAMPLE,
+    WrappersMP.PREPARE_SAMPLING,
+    WrappersMP.PREDICT_NOISE,
+    WrappersMP.CALC_COND_BATCH,
+)
+
 
 def set_wrappers(model: ModelPatcher, key: str, owner: Any) -> ModelPatcher:
     """A clone whose sampling goes through the owner's methods, in place of any under this key."""
     model = model.clone()
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH):
+    for kind in WRAPPED:
         model.remove_wrappers_with_key(kind, key)
         model.add_wrapper_with_key(kind, key, getattr(owner, kind))
     return model
