@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -27,11 +27,15 @@ OUT_OF_MEMORY = (
 
 
 class Recorder:
-    """An attn1 patch for the exemplar's own call: keeps what its self-attention reads."""
+    """An attn1 patch for the exemplar's own call: keeps what its self-attention reads.
 
-    def __init__(self, roles: dict[Any, str], layers: Container[Layer]):
+    stops: whether the call ends where all of it is known.
+    """
+
+    def __init__(self, roles: dict[Any, str], layers: Set[Layer], stops: bool = False):
         self.roles = roles
         self.layers = layers
+        self.stops = stops
         self.tokens: dict[str, dict[Layer, Tokens]] = {role: {} for role in roles.values()}
 
     def __call__(self, n, context, value, extra_options):
@@ -41,6 +45,8 @@ class Recorder:
             kept = context[i : i + 1]
             tokens = Tokens(kept, kept if value is context else value[i : i + 1])
             self.tokens[self.roles[row]][layer] = tokens
+        if self.stops and all(self.layers <= kept.keys() for kept in self.tokens.values()):
+            raise host.Enough
         return n, context, value
 
 
@@ -179,10 +185,13 @@ class Run:
             self.conds[id(chain)] = host.encode_conditioning(model, given, x_ex, chain.sigmas)
         conds = [self.conds[id(chain)][row] for row in rows]
         roles = {cond[0]["uuid"]: row for cond, row in zip(conds, rows)}
-        recorder = Recorder(roles, step.layers(chain))
+        stops = not step.normalizes(chain) and host.may_stop_early(
+            self.guider.model_patcher, model_options, chain
+        )
+        recorder = Recorder(roles, step.layers(chain), stops)
         options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})
         denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)
-        step.keep(chain, x_ex, dict(zip(rows, denoised)), recorder.tokens)
+        step.keep(chain, x_ex, dict(zip(rows, denoised or [])), recorder.tokens)
 
     def normalize(self, x: Tensor, denoised: Tensor, sigma: Tensor, model_options: dict) -> Tensor:
         """The guided prediction with the exemplars' noise statistics, where the gates say so."""

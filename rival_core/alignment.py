@@ -244,10 +244,10 @@ class Step:
         denoised: Mapping[str, Tensor],
         tokens: Mapping[str, Mapping[Layer, Tokens]],
     ) -> None:
-        """What a chain's exemplar x gave, for each row that ran."""
+        """What a chain's exemplar x gave, for each row that ran; no estimates if it ended early."""
         if "positive" in denoised:
             self.eps[id(chain)] = to_d(x, self.sigma, denoised["positive"])
-        for row in denoised:
+        for row in tokens:
             self.tokens[id(chain), row] = tokens[row]
 
     def recall(

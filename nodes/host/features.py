@@ -13,8 +13,9 @@ from ...rival_core.chain import Chain
 from .hooks import STEP_SKIPPERS
 
 RAM_KEPT_FREE = 1 << 30
+COMPILED = "torch.compile"
 # Wrappers around the exemplar's call that change nothing in it, or are kept out of it.
-HARMLESS = {*STEP_SKIPPERS, "rival", "torch.compile"}
+HARMLESS = {*STEP_SKIPPERS, "rival", COMPILED}
 AROUND_THE_CALL = ("calc_cond_batch", "apply_model", "diffusion_model")
 
 
@@ -58,6 +59,12 @@ def others_acting(model: ModelPatcher, model_options: dict, chain: Chain) -> str
     }
     named = [f"{what}: {', '.join(map(str, names))}" for what, names in found.items() if names]
     return "; ".join(named) or None
+
+
+def may_stop_early(model: ModelPatcher, model_options: dict, chain: Chain) -> bool:
+    """Whether nothing of another node would see an exemplar's call break off."""
+    compiled = model_options["transformer_options"].get("wrappers", {}).get("apply_model", {})
+    return COMPILED not in compiled and others_acting(model, model_options, chain) is None
 
 
 def room_for_features(model: ModelPatcher, x: Tensor) -> list[tuple[torch.device, int]]:
