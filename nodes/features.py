@@ -101,7 +101,7 @@ class Shelf:
 
     def move_to_ram(self) -> None:
         """Makes room on the sampling device, now and for the rest of the run."""
-        self.device = torch.device("cpu")
+        self.device, self.prefetch = torch.device("cpu"), None
         self.chain.features.move(self.device)
 
     def tell(self, reason: str) -> None:
