@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 
@@ -175,6 +176,49 @@ def test_beside_nodes_that_change_the_model_it_runs_live_and_says_so(world, capl
     assert run(world, chain)[1] == [2] * STEPS, "what the plain model gave is still there"
 
 
+def object_patch(model, chain):
+    model.add_object_patch("diffusion_model.out", torch.nn.Identity())
+    return model, chain, "objects: diffusion_model.out"
+
+
+def injection(model, chain):
+    model.set_injections("motion", [])
+    model.injections["motion"] = [object()]
+    return model, chain, "injections: motion"
+
+
+def attention_override(model, chain):
+    model.model_options["transformer_options"]["optimized_attention_override"] = print
+    return model, chain, "overrides: optimized_attention_override"
+
+
+def prompt_with_hooks(model, chain):
+    hooked = [[chain.positive[0][0], {**chain.positive[0][1], "hooks": object()}]]
+    return model, dataclasses.replace(chain, negative=hooked), "prompts: hooks"
+
+
+@pytest.mark.parametrize(
+    "add", [object_patch, injection, attention_override, prompt_with_hooks]
+)
+def test_what_else_may_act_on_the_photos_call_is_named(world, add):
+    from comfyui_rival.nodes import host
+
+    plain = world["model"].clone()
+    chain = world["invert"]()
+    assert host.others_acting(plain, plain.model_options, chain) is None
+    model, chain, words = add(plain, chain)
+    assert host.others_acting(model, model.model_options, chain) == words
+    assert not host.may_stop_early(model, model.model_options, chain)
+
+
+def test_a_changed_copy_of_a_chain_has_a_cache_of_its_own(world):
+    chain = world["invert"]()
+    run(world, chain)
+    other = dataclasses.replace(chain, latents=chain.latents.flip(3))
+    assert not other.features.rows
+    assert torch.equal(run(world, other)[0], run(world, other, "live")[0])
+
+
 def test_sigmas_that_are_not_the_chains_run_live(world, caplog):
     import comfy.samplers
 
@@ -246,6 +290,41 @@ def test_two_photos_each_keep_their_own(world):
     assert torch.equal(both("cached")[0], live)
     again, calls = both("cached")
     assert torch.equal(again, live) and calls == [2] * STEPS
+
+
+@pytest.mark.parametrize(
+    "patch, sampler",
+    [
+        ({}, {}),
+        ({"inject_start": 0.3, "inject_end": 0.7}, {}),
+        ({"layers": "coarse"}, {"denoise": 0.5}),
+        ({"features": "cached_int8"}, {"sampler_name": "euler_ancestral"}),
+    ],
+)
+def test_the_bytes_are_known_before_the_first_is_stored(world, monkeypatch, patch, sampler):
+    from comfyui_rival.nodes import features
+
+    chain, asked, choose = world["invert"](negative=world["negative"]), [], features.choose_place
+    monkeypatch.setattr(
+        features, "choose_place", lambda size, *args: asked.append(size) or choose(size, *args))
+    run(world, chain, **patch, sampler=sampler)
+    held = sum(row.nbytes for row in chain.features.rows.values() if row.tokens)
+    assert len(asked) == 1 and asked[0] == pytest.approx(held, rel=0.02)
+    run(world, chain, **patch, sampler=sampler)
+    assert len(asked) == 1, "nothing was stored in the second run"
+
+
+def test_the_next_step_is_fetched_while_this_one_runs(world, monkeypatch):
+    from comfyui_rival.rival_core.features import Prefetch
+
+    chain, started = world["invert"](), []
+    monkeypatch.setattr(Prefetch, "start", lambda self, rows: started.append(list(rows)))
+    run(world, chain)
+    assert started == [[]] * STEPS
+    started.clear()
+    run(world, chain)
+    rows = [chain.features.rows[place, "positive"] for place in range(STEPS - 1, 0, -1)]
+    assert [fetched[0] for fetched in started[:-1]] == rows and started[-1] == []
 
 
 def test_no_room_is_refused_with_what_it_would_take(world, monkeypatch):
