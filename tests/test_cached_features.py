@@ -131,6 +131,7 @@ def test_a_model_that_was_freed_is_not_mistaken_for_its_successor(world):
     del model
     gc.collect()
     assert base() is None, "the key kept the model"
+    assert [part() for part in key if isinstance(part, weakref.ref)] == [None, None]
     successor = tiny.build("sd15", seed=9)
     successor.patches_uuid = uuid
     assert host.weights_key(successor) != key
@@ -251,6 +252,18 @@ def test_a_run_that_stops_leaves_whole_steps(world, error):
     samples, calls = run(world, chain)
     assert calls == [2] * 2 + [2, 2] * (STEPS - 2) and torch.equal(samples, live)
     assert run(world, chain)[1] == [2] * STEPS
+
+
+def test_a_failed_run_lets_go_of_it_even_while_its_error_is_kept(world):
+    chain = world["invert"]()
+    patched = graph.patch(world["model"], chain, features="cached")
+    with (
+        spies.live_runs() as runs,
+        spies.model_rows(world["model"], 5),
+        pytest.raises(RuntimeError) as error,
+    ):
+        graph.rival_sample(patched, chain, *world["prompts"])
+    assert error.tb is not None and not runs[0]().shelves
 
 
 def test_it_dies_with_its_chain(world):
