@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import weakref
+from types import SimpleNamespace
 
 import graph
 import pytest
@@ -194,7 +195,8 @@ def attention_override(model, chain):
 
 
 def prompt_with_hooks(model, chain):
-    hooked = [[chain.positive[0][0], {**chain.positive[0][1], "hooks": object()}]]
+    hooks = SimpleNamespace(hooks=["a LoRA"])
+    hooked = [[chain.positive[0][0], {**chain.positive[0][1], "hooks": hooks}]]
     return model, dataclasses.replace(chain, negative=hooked), "prompts: hooks"
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...rival_core.chain import Chain
 from .hooks import STEP_SKIPPERS
+from .loras import hooks_of
 
 RAM_KEPT_FREE = 1 << 30
 COMPILED = "torch.compile"
@@ -38,7 +39,6 @@ def others_acting(model: ModelPatcher, model_options: dict, chain: Chain) -> str
     """
     options = model_options["transformer_options"]
     wrappers = options.get("wrappers", {})
-    prompts = [prompt for prompt in (chain.positive, chain.negative) if prompt is not None]
     found = {
         "patches": [name for name, patches in options.get("patches", {}).items() if patches],
         "replaced": [name for name, by in options.get("patches_replace", {}).items() if by],
@@ -50,7 +50,7 @@ def others_acting(model: ModelPatcher, model_options: dict, chain: Chain) -> str
         ],
         "objects": [name for name in model.object_patches if name != "model_sampling"],
         "injections": list(model.injections),
-        "prompts": ["hooks"] if any(c[1].get("hooks") for p in prompts for c in p) else [],
+        "prompts": ["hooks"] if hooks_of(chain.positive) or hooks_of(chain.negative) else [],
         "overrides": [
             name
             for name in ("optimized_attention_override", "model_function_wrapper")
