@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.alignment import Exemplar, Layer, Step, in_order, steering
+from ..rival_core.alignment import Exemplar, Layer, Step, in_order, steering, with_exemplars
 from ..rival_core.attention import Tokens, blended_attention, lengthen
 from ..rival_core.errors import RivalError
 from ..rival_core.guidance import Keep
 from . import host
+from .features import shelves
 from .schema import named
 
 NODE = "RIVAL Patch Model"
 GUIDANCE = "RIVAL Blended Guidance"
 KEY = "rival"
+OUT_OF_MEMORY = (
+    "the memory does not suffice for the photo's own row: make fewer images at once, invert a "
+    "smaller photo, or choose layers decoder or coarse"
+)
 
 
 class Recorder:
-    """An attn1 patch for the exemplar's own call: keeps what its self-attention reads."""
+    """An attn1 patch for the exemplar's own call: keeps what its self-attention reads.
 
-    def __init__(self, roles: dict[Any, str]):
+    stops: whether the call ends where all of it is known.
+    """
+
+    def __init__(self, roles: dict[Any, str], layers: Set[Layer], stops: bool = False):
         self.roles = roles
+        self.layers = layers
+        self.stops = stops
         self.tokens: dict[str, dict[Layer, Tokens]] = {role: {} for role in roles.values()}
 
     def __call__(self, n, context, value, extra_options):
         layer = (extra_options["block"], extra_options["block_index"])
-        for i, row in enumerate(extra_options["uuids"]):
+        rows = extra_options["uuids"] if layer in self.layers else ()
+        for i, row in enumerate(rows):
             kept = context[i : i + 1]
             tokens = Tokens(kept, kept if value is context else value[i : i + 1])
             self.tokens[self.roles[row]][layer] = tokens
+        if self.stops and all(self.layers <= kept.keys() for kept in self.tokens.values()):
+            raise host.Enough
         return n, context, value
 
 
@@ -73,8 +86,7 @@ class Injection:
         """Attention functions that blend plain with injected, for the layers that need them."""
         if not any(e.strength < 1 or e.mask is not None for e in self.step.steering.readers):
             return {}
-        chain = self.step.steering.readers[0].chain
-        layers = next(layers for key, layers in self.step.tokens.items() if key[0] == id(chain))
+        layers = set().union(*self.step.tokens.values())
         free = [layer for layer in layers if not self.is_taken(layer) and self.is_blended(layer)]
         return {(*block, depth): self.blend for block, depth in free}
 
@@ -104,11 +116,13 @@ class Run:
         self.roles: dict[Any, str] | None = None
         self.conds: dict[int, dict[str, list]] = {}
         self.step: Step | None = None
+        self.shelves = shelves(exemplars, guider.model_patcher)
         self.warned = False
 
     def release(self) -> None:
         self.step = self.guider = self.roles = None
         self.conds.clear()
+        self.shelves.clear()
 
     def at(self, sigma: float) -> Step:
         """The step at this sigma; moving to another frees the last one's tokens."""
@@ -135,9 +149,33 @@ class Run:
         return host.with_hooks(model_options, injection, injection.replaces())
 
     def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
-        """Runs, in one batch a chain, the exemplar rows that this step needs and has not run."""
+        """Runs, in one batch a chain, the exemplar rows that this step needs and does not have."""
         for chain, rows, reads in step.due(present):
-            self.run_exemplar(step, chain, rows, reads, model, x, sigma, model_options)
+            shelf = self.shelves.get(id(chain))
+            if shelf is not None:
+                rows = shelf.recall(step, rows, x, model_options)
+            if rows:
+                self.retried(step, chain, rows, reads, model, x, sigma, model_options)
+                if shelf is not None:
+                    shelf.keep(step, rows, x, model_options)
+
+    def retried(self, *args) -> None:
+        """Runs an exemplar; where memory does not suffice, once more with its cache in RAM."""
+        try:
+            return self.run_exemplar(*args)
+        except Exception as error:
+            if not host.is_out_of_memory(error):
+                raise
+        # Only here, where the error is gone, are its frames and their tensors.
+        for shelf in self.shelves.values():
+            shelf.move_to_ram()
+        host.free_unused()
+        try:
+            self.run_exemplar(*args)
+        except Exception as error:
+            if not host.is_out_of_memory(error):
+                raise
+            raise host.out_of_memory(f"{NODE}: {OUT_OF_MEMORY}.") from error
 
     def run_exemplar(self, step, chain, rows, reads, model, x, sigma, model_options) -> None:
         x_ex = chain.at(step.sigma).to(x)
@@ -146,10 +184,14 @@ class Run:
             given = {row: prompt for row, prompt in prompts.items() if prompt is not None}
             self.conds[id(chain)] = host.encode_conditioning(model, given, x_ex, chain.sigmas)
         conds = [self.conds[id(chain)][row] for row in rows]
-        recorder = Recorder({cond[0]["uuid"]: row for cond, row in zip(conds, rows)})
+        roles = {cond[0]["uuid"]: row for cond, row in zip(conds, rows)}
+        stops = not step.normalizes(chain) and host.may_stop_early(
+            self.guider.model_patcher, model_options, chain
+        )
+        recorder = Recorder(roles, step.layers(chain), stops)
         options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})
         denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)
-        step.keep(chain, x_ex, dict(zip(rows, denoised)), recorder.tokens)
+        step.keep(chain, x_ex, dict(zip(rows, denoised or [])), recorder.tokens)
 
     def normalize(self, x: Tensor, denoised: Tensor, sigma: Tensor, model_options: dict) -> Tensor:
         """The guided prediction with the exemplars' noise statistics, where the gates say so."""
@@ -187,6 +229,10 @@ class Alignment:
         finally:
             options.pop(KEY, None)
             run.release()
+
+    def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
+        """The host loads models for as much memory as sampling will really take."""
+        return executor(model, with_exemplars(noise_shape, self.exemplars), *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options={}, *args, **kwargs):
         sigma, seen = float(timestep[0]), x

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..rival_core.alignment import LAYERS, Exemplar, choose_layers
 from ..rival_core.errors import RivalError
+from ..rival_core.features import FEATURES
 from ..rival_core.gates import Gates
 from . import checks, host
 from .alignment import align
@@ -79,10 +80,12 @@ class RivalPatchModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "features",
-                    options=["live"],
+                    options=list(FEATURES),
                     default="live",
                     tooltip="live: the photo's features are computed beside each step, one model "
-                    "row more, and kept for that step only.",
+                    "row more. cached: the first run keeps them with the chain, and later runs at "
+                    "its noise levels pay no row; 1.2 GB for SD1.5 at 512 px and 50 steps, in half "
+                    "precision. cached_int8: half of that, a little less exact.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -126,7 +129,7 @@ class RivalPatchModel(io.ComfyNode):
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
             exemplar = Exemplar(chain, gates, strength, choose_layers(chain.model, layers),
                                 checks.one_mask("exemplar_mask", exemplar_mask),
-                                checks.one_mask("mask", mask, may_be_empty=True))
+                                checks.one_mask("mask", mask, may_be_empty=True), features)
             notices = notify(NODE, cls.notices(model, exemplar))
             return output(cls, align(model, exemplar), text=notices)
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .attention import Tokens, join, select
+from .attention import Layer, Tokens, join, select
 from .chain import Chain, ModelCard
 from .errors import RivalError
+from .features import FEATURES
 from .gates import Attention, Gates
 from .inversion import to_d
 from .masks import resize_mask, token_grid, tokens_inside
 from .normalization import Statistics, adain, average, statistics
-
-Layer = tuple[tuple[str, int], int]  # (block, depth in the block), as the host names them
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +29,15 @@ class Exemplar:
     layers: frozenset[Layer] | None = None  # whose self-attention reads it; None: all
     seen: Tensor | None = None  # [1, H, W], which part of the photo is read; None: all of it
     mask: Tensor | None = None  # [1, H, W], where in the target it acts; None: everywhere
+    features: str = "live"  # one of FEATURES
 
     def __post_init__(self):
         if not 0.0 <= self.strength <= 1.0:
             raise RivalError(f"strength is {self.strength}: give 0 to 1")
+        if self.features not in FEATURES:
+            raise RivalError(
+                f"features is {self.features!r}: choose one of {', '.join(FEATURES)}"
+            )
 
     def __deepcopy__(self, memo) -> Exemplar:
         return self
@@ -146,6 +151,19 @@ def steering(exemplars: Sequence[Exemplar], t: float) -> Steering:
     return Steering(readers, rules, tuple(e for e in active if e.gates.normalizes(t)))
 
 
+def with_exemplars(shape: Sequence[int], exemplars: Sequence[Exemplar]) -> list[int]:
+    """The [B, C, H, W] of a plain guided batch that takes as much memory as B beside exemplars.
+
+    Longer keys and values take about an eighth of a row for each row. Guidance doubles the batch,
+    but not the exemplars' own rows, which may be of another size.
+    """
+    chains = {id(e.chain): e.chain for e in exemplars if e.acts}.values()
+    area = shape[2] * shape[3]
+    rows = sum((1 + c.has_two_rows) * c.end[0, 0].numel() / area for c in chains)
+    longer = shape[0] / 8 if chains else 0
+    return [shape[0] + math.ceil(rows / 2 + longer), *shape[1:]]
+
+
 def normalize(eps: Tensor, parts: Sequence[Statistics], strengths: Sequence[float]) -> Tensor:
     """The predicted noise eps [B, C, H, W] with the exemplars' averaged statistics.
 
@@ -181,7 +199,7 @@ def statistics_inside(eps: Tensor, mask: Tensor | None) -> Statistics:
 
 def exemplar_role(chain: Chain, role: str) -> str:
     """Which exemplar row the generated rows of a role read."""
-    return role if chain.negative is not None else "positive"
+    return role if chain.has_two_rows else "positive"
 
 
 class Step:
@@ -203,11 +221,21 @@ class Step:
         for chain in self.steering.chains:
             reads = any(e.chain is chain for e in self.steering.readers)
             rows = {exemplar_role(chain, role) for role in roles} if reads else set()
-            if any(e.chain is chain for e in self.steering.normalizers):
+            if self.normalizes(chain):
                 rows.add("positive")
             missing = sorted((r for r in rows if (id(chain), r) not in self.tokens), reverse=True)
             if missing:
                 yield chain, missing, reads
+
+    def layers(self, chain: Chain) -> frozenset[Layer]:
+        """The layers in which a chain's exemplar is read."""
+        every = frozenset((block, depth) for block, depth, _ in chain.model.layers)
+        readers = [e for e in self.steering.readers if e.chain is chain]
+        return frozenset().union(*(e.layers or every for e in readers))
+
+    def normalizes(self, chain: Chain) -> bool:
+        """Whether a chain's predicted noise is needed."""
+        return any(e.chain is chain for e in self.steering.normalizers)
 
     def keep(
         self,
@@ -216,11 +244,19 @@ class Step:
         denoised: Mapping[str, Tensor],
         tokens: Mapping[str, Mapping[Layer, Tokens]],
     ) -> None:
-        """What a chain's exemplar x gave, for each row that ran."""
+        """What a chain's exemplar x gave, for each row that ran; no estimates if it ended early."""
         if "positive" in denoised:
             self.eps[id(chain)] = to_d(x, self.sigma, denoised["positive"])
-        for row in denoised:
+        for row in tokens:
             self.tokens[id(chain), row] = tokens[row]
+
+    def recall(
+        self, chain: Chain, row: str, tokens: Mapping[Layer, Tokens], eps: Tensor | None
+    ) -> None:
+        """What a row of a chain's exemplar gave before: its tokens, its predicted noise."""
+        self.tokens[id(chain), row] = tokens
+        if eps is not None:
+            self.eps[id(chain)] = eps
 
     def read(self, layer: Layer, role: str) -> Tokens:
         """The layer's readers' tokens for rows of this role, side by side; always one object."""

@@ -14,6 +14,8 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+Layer = tuple[tuple[str, int], int]  # (block, depth in the block), as the host names them
+
 
 class Tokens(NamedTuple):
     """One exemplar row's normed hidden states at one layer, each [1, L, C]."""

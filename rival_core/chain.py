@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .features import FeatureCache
 from .inversion import DDIM, Solver
 from .scaling import Scaling
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two conditionings (tensors and plain values, nested) hold the same."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu()))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a is b or (isinstance(a, str | int | float) and a == b)
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,8 @@ class ModelCard:
 @dataclass(frozen=True, eq=False)
 class Chain:
     """An image's trajectory to noise, and what it takes to sample beside it. Immutable.
+
+    Only its feature cache fills up, with what could be computed again.
 
     sigmas:  [S + 1] float32, rising from the terminal sigma to the noisiest.
     latents: [S + 1, C, H, W] float32, in the model's latent space and sigma coordinates.
@@ -46,12 +61,18 @@ class Chain:
     residuals: Tensor | None = None
     calls: Tensor | None = None
     weights: str = ""
+    features: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False)
 
     @property
     def evaluations(self) -> int:
         """Model evaluations that the inversion took: two a call if it was guided."""
         calls = self.steps if self.calls is None else int(self.calls.sum())
         return calls * (1 if self.cfg == 1.0 else 2)
+
+    @cached_property
+    def has_two_rows(self) -> bool:
+        """Whether unconditional rows have an exemplar of their own, seen with another prompt."""
+        return self.negative is not None and not same(self.positive, self.negative)
 
     @property
     def unsolved(self) -> list[int]:
@@ -97,6 +118,11 @@ class Chain:
             self.latents[i + 1 : i + 2] - self.latents[i : i + 1]
         )
 
+    def place(self, sigma: float) -> int | None:
+        """Which of the chain's own sigmas this is, exactly, or None."""
+        found = (self.sigmas == sigma).nonzero()
+        return int(found[0]) if len(found) else None
+
     def falling_sigmas(self, end_at_zero: bool = False) -> Tensor:
         """The sigmas in sampling order, with a final 0 appended if asked and not there."""
         sigmas = self.sigmas.flip(0)
@@ -106,7 +132,7 @@ class Chain:
 
     def get_ram_usage(self) -> int:
         """Bytes held, for the host's output cache."""
-        return self.latents.nbytes + self.sigmas.nbytes
+        return self.latents.nbytes + self.sigmas.nbytes + self.features.nbytes
 
     def __deepcopy__(self, memo) -> Chain:
         return self  # immutable, and hosts deep-copy what hangs on a model

@@ -41,6 +41,15 @@ def test_the_seed_decides_the_image(server):
     assert difference(first, other) > 20
 
 
+def test_features_cached_by_one_prompt_give_the_next_the_live_image(server):
+    live = run(server, prompts.variation(seed=82))
+    cached = {"patch": prompts.patch(features="cached")}
+    first = server.run(prompts.variation(seed=81) | cached)
+    second = server.run(prompts.variation(seed=82) | cached)
+    assert "invert" not in {*first.started, *second.started}
+    assert difference(pictures(server, second), live) == 0
+
+
 def test_an_unchanged_inversion_is_not_run_again(server):
     first = server.run(prompts.variation(steps=7, seed=21))
     assert {"invert", "patch"} | SAMPLING <= set(first.started)

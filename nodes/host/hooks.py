@@ -18,11 +18,22 @@ from .loras import schedule_loras, settle
 # of another latent: it must neither be skipped nor watched.
 STEP_SKIPPERS = {"easycache"}
 
+class Enough(Exception):
+    """Raised by a hook in a call of one's own: the rest of the model need not run."""
+
+
+WRAPPED = (
+    WrappersMP.OUTER_SAMPLE,
+    WrappersMP.PREPARE_SAMPLING,
+    WrappersMP.PREDICT_NOISE,
+    WrappersMP.CALC_COND_BATCH,
+)
+
 
 def set_wrappers(model: ModelPatcher, key: str, owner: Any) -> ModelPatcher:
     """A clone whose sampling goes through the owner's methods, in place of any under this key."""
     model = model.clone()
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH):
+    for kind in WRAPPED:
         model.remove_wrappers_with_key(kind, key)
         model.add_wrapper_with_key(kind, key, getattr(owner, kind))
     return model
@@ -70,8 +81,11 @@ def encode_conditioning(
 
 def evaluate(
     model: Any, conds: list[list[dict]], x: Tensor, sigma: Tensor, model_options: dict
-) -> list[Tensor]:
-    """The denoised estimate of x [1, C, H, W] for each conditioning, rows batched by the host."""
+) -> list[Tensor] | None:
+    """The denoised estimate of x [1, C, H, W] for each conditioning, rows batched by the host.
+
+    None where a hook raised Enough.
+    """
     options = {k: v for k, v in model_options.items() if k != "context_handler"}
     wrappers = {
         kind: {key: found for key, found in keyed.items() if key not in STEP_SKIPPERS}
@@ -79,7 +93,10 @@ def evaluate(
     }
     options["transformer_options"] = {**options["transformer_options"], "wrappers": wrappers}
     conds = [settle(entries, model, float(sigma[0])) for entries in conds]
-    return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options)
+    try:
+        return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options)
+    except Enough:
+        return None
 
 
 def with_hooks(

@@ -1,0 +1,97 @@
+"""What storing a model's features takes: what they depend on, and where there is room."""
+
+from __future__ import annotations
+
+import weakref
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...rival_core.chain import Chain
+from .hooks import STEP_SKIPPERS
+from .loras import hooks_of
+
+RAM_KEPT_FREE = 1 << 30
+COMPILED = "torch.compile"
+# Wrappers around the exemplar's call that change nothing in it, or are kept out of it.
+HARMLESS = {*STEP_SKIPPERS, "rival", COMPILED}
+AROUND_THE_CALL = ("calc_cond_batch", "apply_model", "diffusion_model")
+
+
+def weights_key(model: ModelPatcher) -> tuple:
+    """Equal for models that answer equally, if nothing else acts on them.
+
+    Holds no model: one that was freed equals none that comes after it.
+    """
+    sampling = weakref.ref(model.get_model_object("model_sampling"))
+    base = model.model
+    dtype = base.manual_cast_dtype or base.get_dtype()
+    return model.patches_uuid, weakref.ref(base), sampling, dtype
+
+
+def others_acting(model: ModelPatcher, model_options: dict, chain: Chain) -> str | None:
+    """What other nodes put on a model that the exemplar's call may depend on, or None.
+
+    Some of it counts calls, draws numbers or looks at the whole schedule, so that what the model
+    answered once need not be what it would answer now.
+    """
+    options = model_options["transformer_options"]
+    wrappers = options.get("wrappers", {})
+    found = {
+        "patches": [name for name, patches in options.get("patches", {}).items() if patches],
+        "replaced": [name for name, by in options.get("patches_replace", {}).items() if by],
+        "wrappers": [
+            f"{kind} ({key})"
+            for kind in AROUND_THE_CALL
+            for key, functions in wrappers.get(kind, {}).items()
+            if functions and key not in HARMLESS
+        ],
+        "objects": [name for name in model.object_patches if name != "model_sampling"],
+        "injections": list(model.injections),
+        "prompts": ["hooks"] if hooks_of(chain.positive) or hooks_of(chain.negative) else [],
+        "overrides": [
+            name
+            for name in ("optimized_attention_override", "model_function_wrapper")
+            if options.get(name) or model_options.get(name)
+        ],
+    }
+    named = [f"{what}: {', '.join(map(str, names))}" for what, names in found.items() if names]
+    return "; ".join(named) or None
+
+
+def may_stop_early(model: ModelPatcher, model_options: dict, chain: Chain) -> bool:
+    """Whether nothing of another node would see an exemplar's call break off."""
+    compiled = model_options["transformer_options"].get("wrappers", {}).get("apply_model", {})
+    return COMPILED not in compiled and others_acting(model, model_options, chain) is None
+
+
+def room_for_features(model: ModelPatcher, x: Tensor) -> list[tuple[torch.device, int]]:
+    """(device, free bytes) for what outlives a guided step of the batch x, the fastest first."""
+    step = int(model.model.memory_required([2 * len(x), *x.shape[1:]]))
+    cpu = torch.device("cpu")
+    ram = comfy.model_management.get_free_memory(cpu) - RAM_KEPT_FREE
+    if x.device.type == "cpu":
+        return [(cpu, ram - step)]
+    # The host cannot take back what lies there between runs, so half is left to other models.
+    here = comfy.model_management.get_free_memory(x.device) - step
+    return [(x.device, here // 2), (cpu, ram)]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is how a device says that its memory is full."""
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):  # newer hosts know more forms of it
+        return management.is_oom(error)
+    return isinstance(error, management.OOM_EXCEPTION)
+
+
+def out_of_memory(sentence: str) -> Exception:
+    """An error that the host, which answers it by unloading models, knows as such."""
+    return comfy.model_management.OOM_EXCEPTION(sentence)
+
+
+def free_unused() -> None:
+    """Gives the device back what torch holds and nothing uses."""
+    comfy.model_management.soft_empty_cache()

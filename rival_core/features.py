@@ -1,0 +1,130 @@
+"""What a chain's exemplar gave at the chain's own sigmas, kept for later runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .attention import Layer
+from .errors import RivalError
+
+FEATURES = ("live", "cached", "cached_int8")
+GB = 1e9
+
+Packed = tuple[Tensor, ...]  # hidden states as they are, or int8 and each token's scale
+Place = tuple[int, str]  # a step of the chain, and the exemplar row of a role
+
+
+def pack(context: Tensor, features: str) -> Packed:
+    """Hidden states [1, L, C] as they are stored: exactly, or int8 with a scale per token."""
+    if context.untyped_storage().nbytes() > context.nbytes:
+        context = context.clone()  # a view would keep the whole batch
+    context = context.detach()
+    if features != "cached_int8":
+        return (context,)
+    scale = context.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12) / 127
+    return (context.float() / scale).round().to(torch.int8), scale.to(context)
+
+
+def unpack(packed: Packed) -> Tensor:
+    """The hidden states [1, L, C]; exactly those packed, unless they were packed as int8."""
+    if len(packed) == 1:
+        return packed[0]
+    whole, scale = packed
+    return whole * scale
+
+
+def choose_place(
+    size: int, room: Sequence[tuple[torch.device, int]], features: str
+) -> torch.device:
+    """The first of (device, free bytes) with room for so many bytes; RivalError if none has."""
+    for device, free in room:
+        if size <= free:
+            return device
+    free = ", ".join(f"{max(0, free) / GB:.1f} GB on {device}" for device, free in room)
+    raise RivalError(
+        f"features is {features!r}, which would keep {size / GB:.1f} GB, and there is room for "
+        f"{free}: choose layers decoder or coarse, fewer steps, or features live"
+    )
+
+
+class Stored(NamedTuple):
+    """One exemplar row at one step."""
+
+    tokens: Mapping[Layer, Packed]
+    eps: Tensor | None = None  # [1, C, H, W], its predicted noise, if it is known
+
+    def on(self, device: torch.device, pinned: bool = False) -> Stored:
+        """The same on a device. A copy from pinned memory does not wait for itself."""
+
+        def moved(t: Tensor) -> Tensor:
+            t = t.to(device, non_blocking=t.is_pinned())
+            return t.pin_memory() if pinned else t
+
+        tokens = {layer: tuple(map(moved, packed)) for layer, packed in self.tokens.items()}
+        return Stored(tokens, None if self.eps is None else moved(self.eps))
+
+    def tensors(self) -> list[Tensor]:
+        eps = [] if self.eps is None else [self.eps]
+        return [t for packed in self.tokens.values() for t in packed] + eps
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors())
+
+
+class FeatureCache:
+    """Hangs on a Chain and dies with it. Holds what one model made of it, in whole rows."""
+
+    def __init__(self):
+        self.key: Any = None
+        self.rows: dict[Place, Stored] = {}
+
+    def claim(self, key: Any) -> None:
+        """Empties it, unless this is the key under which all it holds was made."""
+        if self.key != key:
+            self.key = key
+            self.rows.clear()
+
+    def find(self, place: Place, layers: Set[Layer], needs_eps: bool) -> Stored | None:
+        """The row at a place, if it has these layers and, where needed, the predicted noise."""
+        row = self.rows.get(place)
+        if row is None or not layers <= row.tokens.keys() or (needs_eps and row.eps is None):
+            return None
+        return row
+
+    def move(self, device: torch.device) -> None:
+        self.rows = {place: row.on(device) for place, row in self.rows.items()}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(row.nbytes for row in self.rows.values())
+
+
+class Prefetch:
+    """Brings stored rows to the sampling device, the next step's while this one still runs."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.coming: dict[int, tuple[Stored, Stored]] = {}  # by the source's id, and that source
+
+    def take(self, row: Stored) -> Stored:
+        """The row on the device. What is queued there next waits for a copy under way."""
+        if id(row) not in self.coming:
+            return row.on(self.device)
+        _, here = self.coming.pop(id(row))
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_stream(self.stream)
+        for t in here.tensors():
+            t.record_stream(stream)  # they were allocated on the other
+        return here
+
+    def start(self, rows: Iterable[Stored]) -> None:
+        """Begins to copy these rows; forgets those that nobody took."""
+        if self.stream is not None:
+            with torch.cuda.stream(self.stream):
+                self.coming = {id(row): (row, row.on(self.device)) for row in rows}
