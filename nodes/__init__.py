@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .files import RivalLoadChain, RivalSaveChain
 from .guidance import RivalBlendedGuidance
 from .invert import RivalInvert
 from .noise import RivalNoise, RivalSigmas
@@ -19,6 +20,8 @@ NODES = [
     RivalBlendedGuidance,
     RivalNoise,
     RivalSigmas,
+    RivalSaveChain,
+    RivalLoadChain,
 ]
 
 

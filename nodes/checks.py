@@ -106,6 +106,15 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
     return conditioning
 
 
+def foreign_chain(chain: Chain) -> None:
+    """Raises unless a chain from elsewhere is one that RIVAL Invert might have made."""
+    for name in ("positive", "negative"):
+        if getattr(chain, name) is not None:
+            whole_conditioning(getattr(chain, name), name)
+    if not host.is_fingerprint(chain.weights):
+        raise RivalError("the file does not say which weights it is for: save the chain anew")
+
+
 def unpatched(model) -> None:
     if alignment_of(model) is not None:
         raise RivalError(

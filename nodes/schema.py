@@ -46,11 +46,15 @@ def notify(node: str, notices: list[str]) -> list[str]:
     return notices
 
 
-def output(node: type[io.ComfyNode], *values, text: list[str] = ()) -> io.NodeOutput:
-    """A node's outputs, and lines of text shown on the node and kept in the history."""
+def output(node: type[io.ComfyNode], *values, text: list[str] = (), **kept) -> io.NodeOutput:
+    """A node's outputs, and lines of text shown on the node and kept in the history.
+
+    kept: what else the history keeps beside the lines, as ComfyUI's `ui` has it.
+    """
     if not text:
         return io.NodeOutput(*values)
     lines = "\n".join(text)
     if node.hidden is not None and node.hidden.unique_id is not None:
         host.show_on_node(node.hidden.unique_id, lines)
-    return io.NodeOutput(*values, ui=ui.PreviewText(lines))
+    shown = ui.PreviewText(lines)
+    return io.NodeOutput(*values, ui={**kept, **shown.as_dict()} if kept else shown)

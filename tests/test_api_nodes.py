@@ -10,7 +10,7 @@ from serving import PACK_NAME, REPO
 pytestmark = pytest.mark.host
 
 NODES = ["RivalInvert", "RivalPatchModel", "RivalKSampler", "RivalReconstruct",
-         "RivalBlendedGuidance", "RivalNoise", "RivalSigmas"]
+         "RivalBlendedGuidance", "RivalNoise", "RivalSigmas", "RivalSaveChain", "RivalLoadChain"]
 every_node = pytest.mark.parametrize("node", NODES)
 
 

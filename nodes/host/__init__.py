@@ -14,6 +14,15 @@ from .features import (
     room_for_features,
     weights_key,
 )
+from .files import (
+    chain_file_digest,
+    chain_names,
+    chain_preview,
+    check_prefix,
+    find_chain,
+    load_chain,
+    save_chain,
+)
 from .hooks import (
     Enough,
     attention,
@@ -51,7 +60,7 @@ from .runs import (
     unit_noise,
 )
 from .texts import same_encoding, show_on_node, token_ids, word_ids
-from .weights import weights_differ, weights_fingerprint
+from .weights import is_fingerprint, weights_differ, weights_fingerprint
 
 __all__ = [
     "FAMILIES",
@@ -61,18 +70,25 @@ __all__ = [
     "Enough",
     "are_loras",
     "attention",
+    "chain_file_digest",
+    "chain_names",
+    "chain_preview",
+    "check_prefix",
     "encode_conditioning",
     "evaluate",
+    "find_chain",
     "free_unused",
     "from_model_space",
     "hooks_of",
     "invert",
+    "is_fingerprint",
     "is_flow",
     "is_inpainting",
     "is_out_of_memory",
     "keep_changed_weights",
     "latent_channels",
     "latent_mask",
+    "load_chain",
     "may_stop_early",
     "model_card",
     "others_acting",
@@ -85,6 +101,7 @@ __all__ = [
     "same_encoding",
     "sample",
     "sampler",
+    "save_chain",
     "scaling_of",
     "scheduler_sigmas",
     "set_post_cfg",

@@ -47,6 +47,15 @@ def weights_differ(one: str, other: str) -> str:
     return "" if patches == theirs else "other LoRAs, or at other strengths,"
 
 
+def is_fingerprint(text: str) -> bool:
+    """Whether a text from elsewhere can be compared: one of `weights_fingerprint`, or ""."""
+    _, *numbers = text.split(":")
+    try:
+        return not text or (len(numbers) == 1 and len(decoded(numbers[0])) > 0)
+    except ValueError:
+        return False
+
+
 def decoded(numbers: str) -> Tensor:
     return torch.frombuffer(bytearray(b64decode(numbers)), dtype=torch.float16).float()
 

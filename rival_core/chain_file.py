@@ -1,0 +1,225 @@
+"""A chain as a file that another machine can sample from: safetensors, with a versioned header.
+
+`rival_chain` in the file's metadata is JSON: {"version": 1, ...}, what a chain is but for its
+tensors. Tensors: sigmas, latents, residuals, calls, preview (uint8 [H, W, 3]), and those of the
+conditionings, numbered. LoRA hooks and whatever else is more than numbers cannot be saved.
+
+A file may come from anyone. Reading takes memory of a small multiple of its size, and whatever is
+not a sound chain is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import tensor_file
+from .chain import Chain, ModelCard
+from .conditioning_file import pack_conditioning, unpack_conditioning
+from .errors import RivalError
+from .inversion import Solver
+from .scaling import FlowScaling, Scaling
+from .schedule import check_sigmas
+from .tensor_file import check, dump, parse, read_layout, read_tensors
+
+KEY, VERSION = "rival_chain", 1
+MARK = b'{"__metadata__":{"rival_chain":'  # how a saved chain's header begins
+SCALINGS = {"diffusion": Scaling, "flow": FlowScaling}
+PREVIEW = 128  # pixels, of a preview's longer side
+FIELDS = {
+    *("version", "schedule", "solver", "cfg", "scaling", "model", "weights"),
+    *("positive", "negative"),
+}
+
+
+class Saved(NamedTuple):
+    """What a file holds."""
+
+    chain: Chain
+    preview: Tensor | None  # uint8 [H, W, 3]
+
+
+def save(chain: Chain, path: Path, preview: Tensor | None = None) -> None:
+    """Writes a new file; an existing one is never overwritten.
+
+    preview: uint8 [H, W, 3], see `thumbnail`. RivalError if something of the chain cannot be
+    saved, or the file not be written. No model calls.
+    """
+    tensors = {"sigmas": chain.sigmas, "latents": chain.latents, "residuals": chain.residuals,
+               "calls": chain.calls, "preview": preview}  # fmt: skip
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    kind = {made: kind for kind, made in SCALINGS.items()}[type(chain.scaling)]
+    description = {
+        "version": VERSION,
+        "schedule": chain.schedule,
+        "solver": asdict(chain.solver),
+        "cfg": chain.cfg,
+        "scaling": {"kind": kind, **asdict(chain.scaling)},
+        "model": asdict(chain.model),
+        "weights": chain.weights,
+        "positive": pack_conditioning("positive", chain.positive, tensors),
+        "negative": pack_conditioning("negative", chain.negative, tensors),
+    }
+    try:
+        tensor_file.write(path, tensors, {KEY: dump(description)})
+    except OSError as error:
+        raise RivalError(
+            f"{path.name!r} cannot be written ({error.strerror}): choose another name"
+        ) from error
+    except RivalError as error:
+        raise RivalError(f"{path.name!r} {error}") from error
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Saved:
+    """The chain in a file, its latents and conditionings on the device; RivalError if none."""
+    try:
+        with open(path, "rb") as file:
+            layout = read_layout(file)
+            description = described(layout.text)
+            chain, preview = build(description, read_tensors(file, layout), device)
+    except OSError as error:
+        raise RivalError(
+            f"{path.name!r} cannot be read ({error.strerror}): choose another file"
+        ) from error
+    except RivalError as error:
+        raise RivalError(f"{path.name!r} {error}") from error
+    return Saved(chain, preview)
+
+
+def is_chain(path: Path) -> bool:
+    """Whether a file begins as `save` begins one; a glance, for lists of files."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8 + len(MARK))[8:] == MARK
+    except OSError:
+        return False
+
+
+def thumbnail(image: Tensor) -> Tensor:
+    """A picture [H, W, 3] in 0 to 1 as a preview: uint8, at most PREVIEW pixels a side."""
+    share = min(1.0, PREVIEW / max(image.shape[:2]))
+    size = [max(1, round(side * share)) for side in image.shape[:2]]
+    image = image.detach().cpu().float().movedim(-1, 0)[None]
+    small = torch.nn.functional.interpolate(image, size=size, mode="area")
+    return small[0].movedim(0, -1).nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def described(text: dict[str, str]) -> dict[str, Any]:
+    """What the header says of a chain, if this version can know."""
+    if KEY not in text:
+        raise RivalError("holds no chain: choose a file from RIVAL Save Chain")
+    description = parse(text[KEY])
+    check(isinstance(description, dict))
+    version = description.get("version")
+    check(type(version) is int and version >= 1)
+    if version > VERSION:
+        raise RivalError(
+            f"was saved by a newer version of this pack (format {version}, this one reads "
+            f"{VERSION}): update the pack"
+        )
+    check(set(description) == FIELDS)
+    return description
+
+
+def build(
+    description: dict[str, Any], tensors: dict[str, Tensor], device: torch.device | str
+) -> Saved:
+    """The chain, every field checked; `tensors` is used up."""
+    positive, negative = (
+        unpack_conditioning(description[name], tensors, device) for name in ("positive", "negative")
+    )
+    check(positive is not None)
+    preview = tensors.pop("preview", None)
+    check(preview is None or is_preview(preview))
+    trajectory = unpack_trajectory(tensors)
+    check(not tensors)  # nothing that is not part of a chain
+    chain = Chain(
+        **{**trajectory, "latents": trajectory["latents"].to(device)},
+        scaling=unpack_scaling(description["scaling"]),
+        model=unpack_card(description["model"]),
+        positive=positive,
+        negative=negative,
+        cfg=number(description["cfg"]),
+        solver=unpack_solver(description["solver"]),
+        schedule=label(description["schedule"]),
+        weights=label(description["weights"], longest=4096),
+    )
+    return Saved(chain, preview)
+
+
+def unpack_trajectory(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """The tensors of a chain, by its own names for them."""
+    names = ("sigmas", "latents", "residuals", "calls")
+    sigmas, latents, residuals, calls = (tensors.pop(name, None) for name in names)
+    check(is_of(sigmas, torch.float32, 1) and is_of(latents, torch.float32, 4))
+    try:
+        check_sigmas(sigmas.flip(0))
+    except RivalError as error:
+        raise RivalError(tensor_file.DAMAGED) from error
+    check(len(latents) == len(sigmas) and min(latents.shape[2:]) >= 2)
+    check(bool(torch.isfinite(latents).all()))
+    for values, dtype in ((residuals, torch.float32), (calls, torch.int64)):
+        if values is not None:
+            check(is_of(values, dtype, 1) and len(values) == len(sigmas) - 1)
+            check(bool((values >= 0).all()))
+    check((residuals is None) == (calls is None))
+    return dict(zip(names, (sigmas, latents, residuals, calls)))
+
+
+def unpack_scaling(packed: Any) -> Scaling:
+    check(isinstance(packed, dict) and set(packed) == {"kind", "sigma_max", "sigma_data"})
+    kind = packed["kind"]
+    check(isinstance(kind, str) and kind in SCALINGS)
+    numbers = {name: number(packed[name]) for name in ("sigma_max", "sigma_data")}
+    check(min(numbers.values()) > 0)
+    return SCALINGS[kind](**numbers)
+
+
+def unpack_solver(packed: Any) -> Solver:
+    whole, real = ("iterations", "window"), ("tolerance", "mixing")
+    check(isinstance(packed, dict) and set(packed) == {"name", *whole, *real})
+    check(all(type(packed[name]) is int for name in whole))
+    try:
+        return Solver(**{**packed, **{name: number(packed[name]) for name in real}})
+    except RivalError as error:
+        raise RivalError(tensor_file.DAMAGED) from error
+
+
+def unpack_card(packed: Any) -> ModelCard:
+    check(isinstance(packed, dict) and set(packed) == {"family", "latent_format", "layers"})
+    check(isinstance(packed["layers"], list))
+    layers = tuple(unpack_layer(layer) for layer in packed["layers"])
+    return ModelCard(label(packed["family"]), label(packed["latent_format"]), layers)
+
+
+def unpack_layer(packed: Any) -> tuple[tuple[str, int], int, int]:
+    check(isinstance(packed, list) and len(packed) == 3)
+    block, depth, width = packed
+    check(isinstance(block, list) and len(block) == 2)
+    check(all(type(n) is int for n in (block[1], depth, width)))
+    return (label(block[0]), block[1]), depth, width
+
+
+def is_of(tensor: Tensor | None, dtype: torch.dtype, dimensions: int) -> bool:
+    return tensor is not None and tensor.dtype == dtype and tensor.ndim == dimensions
+
+
+def is_preview(tensor: Tensor) -> bool:
+    small = max(tensor.shape, default=0) <= PREVIEW
+    return is_of(tensor, torch.uint8, 3) and tensor.shape[2] == 3 and small
+
+
+def number(value: Any) -> float:
+    check(type(value) in (int, float) and math.isfinite(value))
+    return float(value)
+
+
+def label(value: Any, longest: int = 64) -> str:
+    """A short line of text, fit to be shown."""
+    check(isinstance(value, str) and len(value) <= longest and value.isprintable())
+    return value

@@ -1,0 +1,106 @@
+"""A conditioning as JSON beside tensors, as long as it is made of plain values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import RivalError
+from .tensor_file import DAMAGED, NAMES, check
+
+MOST_NESTING = 8
+MOST_INT = 2**63
+# Options that are code or other models; whatever they hold, no file has them.
+LIVE = {
+    "hooks": "LoRA hooks",
+    "control": "a ControlNet",
+    "gligen": "GLIGEN boxes",
+    "model_conds": "a model's own inputs",
+    "additional_models": "another model",
+}
+
+
+def pack_conditioning(name: str, conditioning: Any, tensors: dict[str, Tensor]) -> Any:
+    """JSON for [[Tensor [1, T, C], {option: value}], ...] or None; its tensors join `tensors`."""
+    if conditioning is None:
+        return None
+    for _, options in conditioning:
+        for key, what in LIVE.items():
+            if options.get(key) is not None:
+                raise RivalError(
+                    f"{name} carries {what}, which no file can hold: invert without, or keep the "
+                    "chain in the graph"
+                )
+    return [[pack(name, value, tensors) for value in entry] for entry in conditioning]
+
+
+def unpack_conditioning(packed: Any, tensors: dict[str, Tensor], device: Any) -> Any:
+    """The conditioning, on the device; what it takes leaves `tensors`."""
+    if packed is None:
+        return None
+    check(isinstance(packed, list) and bool(packed))
+    return [unpack_entry(entry, tensors, device) for entry in packed]
+
+
+def unpack_entry(packed: Any, tensors: dict[str, Tensor], device: Any) -> list:
+    check(isinstance(packed, list) and len(packed) == 2)
+    tokens, options = (unpack(value, tensors, device) for value in packed)
+    check(isinstance(tokens, Tensor) and tokens.ndim == 3 and tokens.is_floating_point())
+    check(isinstance(options, dict) and all(options.get(key) is None for key in LIVE))
+    return [tokens, options]
+
+
+def pack(name: str, value: Any, tensors: dict[str, Tensor], nesting: int = 0) -> Any:
+    """JSON for one value; what JSON does not know is an object of one key."""
+    if nesting > MOST_NESTING:
+        raise RivalError(f"{name} is nested too deeply to be saved: invert with a plain prompt")
+    if is_plain(value):
+        return value
+    if type(value) in (Tensor, torch.nn.Parameter) and can_be_saved(value):
+        tensors[key := f"{name}.{len(tensors)}"] = value
+        return {"tensor": key}
+    if type(value) in (list, tuple):
+        parts = [pack(name, part, tensors, nesting + 1) for part in value]
+        return parts if type(value) is list else {"tuple": parts}
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {"dict": {k: pack(name, part, tensors, nesting + 1) for k, part in value.items()}}
+    raise RivalError(
+        f"{name} carries a {type(value).__name__} that no file can hold: invert with a plain prompt"
+    )
+
+
+def unpack(packed: Any, tensors: dict[str, Tensor], device: Any, nesting: int = 0) -> Any:
+    check(nesting <= MOST_NESTING)
+    if isinstance(packed, list):
+        return [unpack(part, tensors, device, nesting + 1) for part in packed]
+    if is_plain(packed):
+        return packed
+    check(isinstance(packed, dict) and len(packed) == 1)
+    (kind, value), *_ = packed.items()
+    if kind == "tensor":
+        check(isinstance(value, str) and value in tensors)
+        return tensors.pop(value).to(device)
+    if kind == "tuple":
+        check(isinstance(value, list))
+        return tuple(unpack(part, tensors, device, nesting + 1) for part in value)
+    if kind == "dict" and isinstance(value, dict):
+        return {key: unpack(part, tensors, device, nesting + 1) for key, part in value.items()}
+    raise RivalError(DAMAGED)
+
+
+def is_plain(value: Any) -> bool:
+    if type(value) is int:
+        return -MOST_INT <= value < MOST_INT
+    return value is None or type(value) in (bool, str) or is_finite(value)
+
+
+def is_finite(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
+
+
+def can_be_saved(tensor: Tensor) -> bool:
+    strided = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+    return strided and tensor.dtype in NAMES and tensor.numel() > 0

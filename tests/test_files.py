@@ -1,0 +1,388 @@
+"""RIVAL Save Chain and RIVAL Load Chain: files where ComfyUI keeps them, and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import graph
+import prompts
+import pytest
+import torch
+from chain_files import same
+from composing import chain_of, model_of
+from composing import prompts as prompts_of
+from serving import pictures
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """ComfyUI's folders, empty, in a folder of this test's own."""
+    import folder_paths
+
+    for name in ("input", "output", "temp"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    (tmp_path / "outside").mkdir()
+    return tmp_path
+
+
+def save(chain, prefix="rival/chain", vae=None) -> str:
+    """RIVAL Save Chain; the name that RIVAL Load Chain has for the file."""
+    from comfyui_rival.nodes import RivalSaveChain
+
+    output = RivalSaveChain.execute(chain, prefix, vae)
+    assert output.args[0] is chain
+    (saved,) = output.ui["chains"]
+    return "/".join([*filter(None, [saved["subfolder"]]), f"{saved['filename']} [output]"])
+
+
+def load(name: str):
+    from comfyui_rival.nodes import RivalLoadChain
+
+    return RivalLoadChain.execute(name).args[0]
+
+
+def choices() -> list[str]:
+    from comfyui_rival.nodes import RivalLoadChain
+
+    (combo,) = RivalLoadChain.define_schema().inputs
+    return combo.options
+
+
+def refuses(node, *said):
+    """pytest.raises for one sentence from `node` that holds each of the words."""
+    pattern = f"^{node}: " + "".join(f"(?=.*(?:{word}))" for word in said) + r"[^\n]*\.$"
+    return pytest.raises(ValueError, match=pattern)
+
+
+def files_of(folders) -> list[str]:
+    return sorted(p.relative_to(folders).as_posix() for p in folders.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "sd15_inpaint"])
+def test_what_is_sampled_from_a_loaded_chain_is_the_same_bitwise(folders, family):
+    chain, model = chain_of(family, negative=True), model_of(family)
+    loaded = load(save(chain))
+    assert same(loaded, chain)
+    assert loaded.get_ram_usage() == chain.get_ram_usage()
+    wanted, found = (
+        graph.rival_sample(graph.patch(model, c), c, *prompts_of(family).values(), seed=5)
+        for c in (chain, loaded)
+    )
+    assert torch.equal(wanted, found)
+
+
+def test_names_count_up_in_subfolders(folders):
+    chain = chain_of()
+    for name in ("rival/chain_00001_", "rival/chain_00002_"):
+        assert save(chain) == f"{name}.safetensors [output]"
+    assert save(chain, "plain") == "plain_00001_.safetensors [output]"
+    assert save(chain, "a/b/%width%x%height%") == "a/b/64x64_00001_.safetensors [output]"
+    year = save(chain, "%year%/x").split("/")[0]
+    assert year.isdigit() and (folders / "output" / year / "x_00001_.safetensors").is_file()
+
+
+def test_the_list_shows_the_chains_of_both_folders(folders):
+    save(chain_of(), "b")
+    saved = folders / "output" / "b_00001_.safetensors"
+    for place in ("a.safetensors", "sub/deep/c (1).safetensors", "sub/no.txt"):
+        target = folders / "input" / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(saved.read_bytes())
+    (folders / "input" / "lora.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    (folders / "temp" / "t.safetensors").write_bytes(saved.read_bytes())
+    (folders / "input" / "folder.safetensors").mkdir()
+    names = ["a.safetensors", "sub/deep/c (1).safetensors", "b_00001_.safetensors [output]"]
+    assert choices() == names
+    for name in names:
+        assert same(load(name), chain_of())
+
+
+@pytest.fixture
+def links(folders):
+    """Links out of the folders, where the host can make them."""
+    from comfyui_rival.rival_core import chain_file
+
+    secret = folders / "outside" / "secret.safetensors"
+    chain_file.save(chain_of(), secret)
+    try:
+        for name in ("input", "output"):
+            (folders / name / "link.safetensors").symlink_to(secret)
+            (folders / name / "linked").symlink_to(folders / "outside", target_is_directory=True)
+        (folders / "input" / "loop").symlink_to(folders / "input" / "loop")
+    except OSError:
+        pytest.skip("this system makes no links")
+    return folders
+
+
+OUTSIDE = ["../outside/secret.safetensors", "sub/../../outside/secret.safetensors",
+           "../outside/secret.safetensors [output]", "t.safetensors [temp]", ".."]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_leaves_the_folders(folders, name):
+    from comfyui_rival.rival_core import chain_file
+
+    chain_file.save(chain_of(), folders / "outside" / "secret.safetensors")
+    chain_file.save(chain_of(), folders / "temp" / "t.safetensors")
+    with refuses("RIVAL Load Chain", "outside the input and output folders"):
+        load(name)
+    with refuses("RIVAL Load Chain", "outside"):
+        load(str(folders / "outside" / "secret.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["link.safetensors", "linked/secret.safetensors",
+                                  "link.safetensors [output]"])  # fmt: skip
+def test_no_link_leaves_the_folders(links, name):
+    assert choices() == []
+    with refuses("RIVAL Load Chain", "outside"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "missing [output]", "", "loop", "a\0b"])
+def test_files_that_are_not_there(links, name):
+    with refuses("RIVAL Load Chain", "not there|outside"):
+        load(name)
+
+
+@pytest.mark.parametrize("prefix", ["../outside/x", "a/../../outside/x", "", ".", "..", "x\0y",
+                                    "../output2/x", "{}/x"])  # fmt: skip
+def test_no_prefix_leaves_the_output_folder(folders, prefix):
+    from comfyui_rival.nodes import RivalSaveChain
+
+    prefix = prefix.format(folders / "outside")
+    with refuses("RIVAL Save Chain", "filename_prefix", "outside"):
+        save(chain_of(), prefix)
+    assert files_of(folders) == []
+    assert "filename_prefix" in RivalSaveChain.validate_inputs(prefix)
+
+
+@pytest.mark.parametrize("prefix", ["linked/x", "linked/new/x", "linked/../linked/x"])
+def test_no_prefix_follows_a_link_out(links, prefix):
+    before = files_of(links)
+    with refuses("RIVAL Save Chain", "outside"):
+        save(chain_of(), prefix)
+    assert files_of(links) == before
+    assert [p.name for p in (links / "outside").iterdir()] == ["secret.safetensors"]
+
+
+def test_a_link_named_like_a_date_is_not_followed(links):
+    import time
+
+    year = links / "output" / time.strftime("%Y")
+    year.symlink_to(links / "outside", target_is_directory=True)
+    with refuses("RIVAL Save Chain", "outside"):
+        save(chain_of(), "%year%/x")
+    assert len(list((links / "outside").iterdir())) == 1
+
+
+@pytest.mark.parametrize("prefix", ["taken/x", "a" * 300])
+def test_places_where_no_file_can_be(folders, prefix):
+    (folders / "output" / "taken").write_bytes(b"a file")
+    with refuses("RIVAL Save Chain"):
+        save(chain_of(), prefix)
+    assert files_of(folders) == ["output/taken"]
+
+
+def test_what_cannot_run_is_refused_before_it_runs(folders):
+    from comfyui_rival.nodes import RivalLoadChain, RivalSaveChain
+
+    assert "not there" in RivalLoadChain.validate_inputs("missing.safetensors")
+    assert "outside" in RivalLoadChain.validate_inputs("../x")
+    assert RivalLoadChain.validate_inputs(save(chain_of())) is True
+    assert RivalSaveChain.validate_inputs("rival/chain") is True
+    assert RivalLoadChain.validate_inputs() is RivalSaveChain.validate_inputs() is True  # linked
+
+
+def test_another_content_under_the_same_name_is_loaded_anew(folders):
+    from comfyui_rival.nodes import RivalLoadChain
+
+    name = save(chain_of())
+    before, path = RivalLoadChain.fingerprint_inputs(name), folders / "output/rival"
+    assert RivalLoadChain.fingerprint_inputs(name) == before
+    other = path / save(chain_of(seed=1)).split("/")[1].removesuffix(" [output]")
+    os.replace(other, path / "chain_00001_.safetensors")
+    assert RivalLoadChain.fingerprint_inputs(name) != before
+
+
+def test_loading_tells_what_the_chain_is(folders, caplog):
+    from comfyui_rival.nodes import RivalLoadChain
+
+    shown = RivalLoadChain.execute(save(chain_of(width=16))).ui
+    assert shown["text"][0].startswith("SD15, latent 16 x 8, schedule rival, solver ddim: 5 steps")
+    (picture,) = shown["images"]
+    assert picture["type"] == "temp" and (folders / "temp" / picture["filename"]).is_file()
+
+
+def test_a_loaded_chain_knows_its_weights(folders, caplog):
+    import tiny
+
+    chain = load(save(chain_of()))
+    graph.patch(model_of("sd15"), chain)
+    assert "another checkpoint" not in caplog.text
+    graph.patch(tiny.build("sd15", seed=1), chain)
+    assert "another checkpoint" in caplog.text
+
+
+def preview_of(name: str):
+    from comfyui_rival.nodes import host
+
+    return host.load_chain(name).preview
+
+
+def test_the_picture_is_the_latent_in_approximate_colours(folders):
+    import comfy.latent_formats
+
+    chain = chain_of()
+    picture = preview_of(save(chain))
+    factors = torch.tensor(comfy.latent_formats.SD15().latent_rgb_factors)
+    wanted = (chain.clean[0, :, 3, 2] @ factors + 1) * 127.5
+    assert picture.shape == (8, 8, 3)
+    assert (picture[3, 2] - wanted.clamp(0, 255)).abs().max() <= 0.51
+
+
+def test_the_picture_is_decoded_if_there_is_a_vae(folders):
+    class Vae:
+        def decode(self, samples):
+            self.samples = samples
+            return torch.linspace(0, 1, 3).expand(1, 256, 192, 3)
+
+    vae = Vae()
+    picture = preview_of(save(chain_of(), vae=vae))
+    assert torch.allclose(vae.samples * 0.18215, chain_of().clean)
+    assert picture.shape == (128, 96, 3) and picture[5, 5].tolist() == [0, 128, 255]
+
+
+def test_a_latent_format_that_this_host_has_not(folders):
+    chain = chain_of()
+    card = dataclasses.replace(chain.model, latent_format="FromTheFuture")
+    name = save(dataclasses.replace(chain, model=card))
+    assert preview_of(name) is None
+    assert load(name).model == card  # RIVAL Patch Model refuses it by name
+
+
+def test_latents_go_where_inversion_leaves_them(folders, monkeypatch):
+    import comfy.model_management
+
+    name = save(chain_of())
+    meta = torch.device("meta")
+    monkeypatch.setattr(comfy.model_management, "intermediate_device", lambda: meta)
+    chain = load(name)
+    assert chain.latents.device == chain.positive[0][0].device == meta
+    assert {t.device.type for t in (chain.sigmas, chain.residuals, chain.calls)} == {"cpu"}
+
+
+def test_a_chain_with_lora_hooks_is_refused(folders):
+    import comfy.hooks
+
+    (tokens, options), *_ = chain_of().positive
+    hooked = [[tokens, {**options, "hooks": comfy.hooks.HookGroup()}]]
+    with refuses("RIVAL Save Chain", "positive carries LoRA hooks"):
+        save(dataclasses.replace(chain_of(), positive=hooked))
+    assert files_of(folders) == []
+
+
+FOREIGN = {
+    "two prompts": ({"positive": 2}, "2 entries"),
+    "an area": ({"area": (8, 8, 0, 0)}, "an area"),
+    "other channels": ({"latents": 16}, "another shape"),
+    "weights of no use": ({"weights": "0123:not base64"}, "which weights"),
+    "weights of nothing": ({"weights": "0123:"}, "which weights"),
+    "weights in three": ({"weights": "a:AACAPw==:b"}, "which weights"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_chains_that_no_inversion_makes(folders, name):
+    """Sound files, but not of RIVAL Invert."""
+    changes, said = FOREIGN[name]
+    chain = chain_of()
+    tokens, options = chain.positive[0]
+    if "positive" in changes:
+        changes = {"positive": chain.positive * 2}
+    elif "area" in changes:
+        changes = {"positive": [[tokens, {**options, **changes}]]}
+    elif "latents" in changes:
+        changes = {"latents": chain.latents.repeat(1, 4, 1, 1)}
+    with refuses("RIVAL Load Chain", said):
+        load(chain_saved(dataclasses.replace(chain, **changes), folders))
+
+
+def chain_saved(chain, folders) -> str:
+    from comfyui_rival.rival_core import chain_file
+
+    chain_file.save(chain, folders / "input" / "foreign.safetensors")
+    return "foreign.safetensors"
+
+
+# Over HTTP, as any client meets them.
+
+
+def saving(prefix: str, steps: int = 6) -> dict:
+    prompt = prompts.exemplar(steps)
+    inputs = {"chain": ["invert", 0], "filename_prefix": prefix, "vae": ["checkpoint", 2]}
+    return {**prompt, "save": prompts.node("RivalSaveChain", **inputs)}
+
+
+def from_file(name: str, seed: int) -> dict:
+    """A variation whose chain comes out of a file."""
+    prompt = prompts.variation(seed=seed)
+    load = prompts.node("RivalLoadChain", chain_file=name)
+    for node in ("patch", "sample"):
+        prompt[node]["inputs"]["chain"] = ["load", 0]
+    return {key: value for key, value in prompt.items() if key != "invert"} | {"load": load}
+
+
+def listed(server) -> list[str]:
+    from workflow import inputs_of
+
+    (combo,) = inputs_of(server.object_info("RivalLoadChain")["RivalLoadChain"])
+    return list(combo.choices)
+
+
+def test_a_chain_travels_through_a_server(server, tmp_path):
+    """Saved, listed, loaded; then copied, uploaded and loaded as another machine's."""
+    outcome = server.run(saving("http/chain"))
+    (saved,) = outcome.outputs["save"]["chains"]
+    name = f"http/{saved['filename']} [output]"
+    assert "saved as http/chain_00001_" in outcome.text("save")
+    assert name in listed(server)
+
+    wanted = pictures(server, server.run(prompts.variation(seed=81)))
+    loaded = server.run(from_file(name, seed=81))
+    assert "invert" not in loaded.started and {"load", "sample"} <= set(loaded.started)
+    assert (pictures(server, loaded) == wanted).all()
+    assert "SD15" in loaded.text("load") and "6 steps" in loaded.text("load")
+    assert pictures(server, loaded, "load").shape == (1, *[64, 96], 3)
+    assert "load" not in server.run(from_file(name, seed=82)).started
+
+    (tmp_path / "sent.safetensors").write_bytes(server.view(saved))
+    sent = server.upload_image(tmp_path / "sent.safetensors")
+    assert sent == "sent.safetensors" and sent in listed(server)
+    uploaded = server.run(from_file(sent, seed=81))
+    assert (pictures(server, uploaded) == wanted).all()
+
+
+def test_a_server_refuses_paths_before_it_runs(server, tmp_path):
+    import comfy_process
+
+    for prefix in ("../x", str(tmp_path / "x")):
+        with pytest.raises(comfy_process.ExecutionError, match=r"RivalSaveChain.*outside"):
+            server.queue(saving(prefix))
+    for name in ("../input/x", str(tmp_path / "x"), "missing.safetensors"):
+        with pytest.raises(comfy_process.ExecutionError, match=r"RivalLoadChain.*(outside|not t)"):
+            server.queue(from_file(name, seed=1))
+
+
+def test_a_server_tells_of_a_damaged_file(server, tmp_path):
+    import comfy_process
+
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"\xff" * 100)
+    name = server.upload_image(bad)
+    assert name not in listed(server)
+    with pytest.raises(comfy_process.ExecutionError, match=r"RIVAL Load Chain: 'bad.* cut short"):
+        server.run(from_file(name, seed=1))
