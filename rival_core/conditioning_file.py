@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import RivalError
-from .tensor_file import DAMAGED, NAMES, check
+from .tensor_file import DAMAGED, MOST_DIMENSIONS, NAMES, check
 
 MOST_NESTING = 8
 MOST_INT = 2**63
@@ -103,4 +103,5 @@ def is_finite(value: Any) -> bool:
 
 def can_be_saved(tensor: Tensor) -> bool:
     strided = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
-    return strided and tensor.dtype in NAMES and tensor.numel() > 0
+    shaped = tensor.numel() > 0 and tensor.ndim <= MOST_DIMENSIONS
+    return strided and shaped and tensor.dtype in NAMES

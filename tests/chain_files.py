@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 
@@ -58,7 +59,8 @@ def same(one, other) -> bool:
     if isinstance(one, dict):
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, Chain):
-        return same(vars(one), vars(other))
+        kept = [field.name for field in dataclasses.fields(Chain) if field.init]
+        return all(same(getattr(one, name), getattr(other, name)) for name in kept)
     return one == other
 
 

@@ -87,6 +87,8 @@ def save_chain(chain: Chain, prefix: str, preview: Tensor | None) -> tuple[str, 
             f"filename_prefix is {prefix!r}, where no file can be made ({error.strerror}): choose "
             "another"
         ) from error
+    except Exception as error:  # newer hosts' own refusal, which has no type
+        raise outside(prefix) from error
     path = Path(folder, f"{name}_{counter:05}_{SUFFIX}")
     if not is_inside(path, root):  # a date in the prefix may have named a link
         raise outside(prefix)
