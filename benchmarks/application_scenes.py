@@ -153,12 +153,12 @@ APPLICATIONS = {
     "two_photos": Application(
         "Two photos, each in its half",
         [photo(3, *STARS, label="left"), photo(7, *RINGS, label="right")],
-        {"Positive": said(3, "red", "star", "blue", "striped")},
+        {},
         {("EmptyLatentImage", 0): 192, ("EmptyLatentImage", 1): 128},
     ),
     "close_variation": Application(
         "A close variation, of the framed subject only, on another background",
-        [photo(5, *(1, "red", "ring", "blue", "plain"), hole=(0.2, 0.2, 0.9, 0.9))],
+        [photo(5, *(1, "red", "ring", "blue", "plain"), hole=(0.03, 0.22, 0.63, 0.82))],
         {"Exemplar": said(1, "red", "ring", "blue", "plain"),
          "Positive": said(1, "red", "ring", "green", "striped")},
     ),
