@@ -132,7 +132,7 @@ def measure(model, variations: list[int], side: int, rounds: int) -> dict[tuple,
     """Median seconds of each (kind of step, batch size), all kinds in turn, `rounds` times."""
     import torch
     from comfyui_rival.nodes.alignment import align
-    from comfyui_rival.rival_core.alignment import Exemplar
+    from comfyui_rival.rival_core.exemplar import Exemplar
     from comfyui_rival.rival_core.gates import Gates
 
     chain, prompt = random_chain(model, side), prompt_for(model)

@@ -22,9 +22,9 @@ from scenes import Scene, caption
 if in_process.PACK not in sys.modules:
     in_process.register_pack()
 from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.alignment import Exemplar
 from comfyui_rival.rival_core.chain import Chain
 from comfyui_rival.rival_core.diffusers_model import Model, Prompt, to_diffusers
+from comfyui_rival.rival_core.exemplar import Exemplar
 from comfyui_rival.rival_core.gates import Gates
 
 WEIGHTS = REPO / "demo" / "model" / "weights"

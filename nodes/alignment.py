@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.alignment import Exemplar, Layer, Step, in_order, steering, with_exemplars
-from ..rival_core.attention import Tokens, blended_attention, lengthen
+from ..rival_core.alignment import Step, steering, with_exemplars
+from ..rival_core.attention import Layer, Tokens, blended_attention, lengthen
 from ..rival_core.errors import RivalError
+from ..rival_core.exemplar import Exemplar, in_order
 from ..rival_core.guidance import Keep
 from . import host
 from .features import shelves

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..rival_core.alignment import LAYERS, Exemplar, choose_layers
 from ..rival_core.errors import RivalError
+from ..rival_core.exemplar import LAYERS, Exemplar, choose_layers
 from ..rival_core.features import FEATURES
 from ..rival_core.gates import Gates
 from . import checks, host

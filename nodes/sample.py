@@ -137,7 +137,9 @@ class RivalKSampler(io.ComfyNode):
             sigmas = sigmas_from(chain, denoise, end_at_zero=draws_noise or other)
             top = float(sigmas[0])
             if hole is None:
-                noise = start_noise(chain, seed, start, size, draws, top)
+                noise = start_noise(
+                    chain, seed, start, size, draws, top, exemplars_of(model)
+                )
             else:
                 noise = hole.start(top, draws, seed, start) / chain.scaling.noise_scale(top)
             sampler = host.sampler(sampler_name)

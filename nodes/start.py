@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
+from ..rival_core.exemplar import Exemplar, regional_start
 from ..rival_core.inpainting import Inpainting
-from ..rival_core.noise import STARTS, partial_latents, start_latents
+from ..rival_core.noise import STARTS, partial_latents
 from . import checks, host
 from .schema import RivalChain
 
@@ -39,14 +42,21 @@ def chain_input() -> io.Input:
 
 
 def start_noise(
-    chain: Chain, seed: int, start: str, size: tuple, draws: list[int], sigma: float | None = None
+    chain: Chain,
+    seed: int,
+    start: str,
+    size: tuple,
+    draws: list[int],
+    sigma: float | None = None,
+    exemplars: Sequence[Exemplar] = (),
 ) -> Tensor:
     """The noise that the host, scaling it on an empty latent, turns into the start latents.
 
-    sigma: one of the chain's below its top, to start there from the photo.
+    sigma: one of the chain's below its top, to start there from the photo. exemplars: of the model
+    that will sample; where another photo acts in a mask, a start at the top is that photo's.
     """
     if sigma is None or sigma >= chain.top:
-        latents = start_latents(chain.end.cpu(), size, draws, seed, start)
+        latents = regional_start(chain, exemplars, size, draws, seed, start)
         return latents / chain.scaling.noise_scale(chain.top)
     if size != (own := tuple(chain.latents.shape[2:])):
         raise RivalError(

@@ -4,107 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .attention import Layer, Tokens, join, select
-from .chain import Chain, ModelCard
+from .attention import Layer, Tokens, join
+from .chain import Chain
 from .errors import RivalError
-from .features import FEATURES
-from .gates import Attention, Gates
+from .exemplar import Exemplar, statistics_inside
+from .gates import Attention
 from .inversion import to_d
-from .masks import resize_mask, token_grid, tokens_inside
-from .normalization import Statistics, adain, average, statistics
-
-
-@dataclass(frozen=True, eq=False)
-class Exemplar:
-    """One photo as one patch uses it."""
-
-    chain: Chain
-    gates: Gates = field(default_factory=Gates)
-    strength: float = 1.0
-    layers: frozenset[Layer] | None = None  # whose self-attention reads it; None: all
-    seen: Tensor | None = None  # [1, H, W], which part of the photo is read; None: all of it
-    mask: Tensor | None = None  # [1, H, W], where in the target it acts; None: everywhere
-    features: str = "live"  # one of FEATURES
-
-    def __post_init__(self):
-        if not 0.0 <= self.strength <= 1.0:
-            raise RivalError(f"strength is {self.strength}: give 0 to 1")
-        if self.features not in FEATURES:
-            raise RivalError(
-                f"features is {self.features!r}: choose one of {', '.join(FEATURES)}"
-            )
-
-    def __deepcopy__(self, memo) -> Exemplar:
-        return self
-
-    @property
-    def acts(self) -> bool:
-        """Whether it has an effect anywhere in the target."""
-        return self.strength > 0 and (self.mask is None or bool(self.mask.any()))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The height and width of the photo's latent."""
-        return tuple(self.chain.latents.shape[2:])
-
-    def visible(self, tokens: Tokens) -> Tokens:
-        """Of the photo's tokens in one layer, those that may be read."""
-        if self.seen is None:
-            return tokens
-        return select(tokens, tokens_inside(self.seen, tokens.context.shape[1], self.size))
-
-    def statistics(self, eps: Tensor) -> Statistics:
-        """Of the photo's predicted noise [1, C, H, W], where it may be read."""
-        return statistics_inside(eps, self.seen)
-
-    def weights(self, like: Tensor) -> Tensor:
-        """The strength at every place of a latent of the target, [1, 1, h, w]."""
-        if self.mask is None:
-            return like.new_full((1, 1, *like.shape[2:]), self.strength)
-        return self.strength * resize_mask(self.mask, like)
-
-
-def in_order(exemplars: Iterable[Exemplar]) -> tuple[Exemplar, ...]:
-    """In an order of their own: rounding, too, must not depend on which patch came first."""
-
-    def content(exemplar: Exemplar) -> tuple:
-        numbers = [
-            [] if t is None else t.flatten().tolist()
-            for t in (exemplar.chain.end, exemplar.seen, exemplar.mask)
-        ]
-        gates = [*vars(exemplar.gates).values(), exemplar.strength]
-        return *numbers, gates, sorted(exemplar.layers or ())
-
-    return tuple(sorted(exemplars, key=content))
-
-
-LAYERS = ("all", "decoder", "coarse", "fine")
-
-
-def choose_layers(card: ModelCard, name: str) -> frozenset[Layer] | None:
-    """The self-attention layers that one of LAYERS names; None for all of them.
-
-    decoder: the UNet's way up. coarse: its widest level, where objects and their arrangement are
-    decided. fine: all others, which draw texture and colour. RivalError if that is none.
-    """
-    if name not in LAYERS:
-        raise RivalError(f"layers is {name!r}: choose one of {', '.join(LAYERS)}")
-    if name == "all":
-        return None
-    widest = max(width for *_, width in card.layers)
-    chosen = {
-        "decoder": [x for x in card.layers if x[0][0].startswith(("output", "up"))],
-        "coarse": [x for x in card.layers if x[2] == widest],
-        "fine": [x for x in card.layers if x[2] < widest],
-    }[name]
-    if not chosen:
-        raise RivalError(f"layers is {name!r} and this model has no such layer: choose all")
-    return frozenset((block, depth) for block, depth, _ in chosen)
+from .masks import token_grid
+from .normalization import Statistics, adain, average
 
 
 @dataclass(frozen=True)
@@ -184,17 +96,6 @@ def normalize_masked(eps: Tensor, parts: Sequence[Statistics], among: Sequence[E
     total = sum(weights)
     mixed = sum(w * a for w, a in zip(weights, aligned)) / total.clamp(min=1e-6)
     return torch.lerp(eps, mixed, torch.stack(weights).amax(dim=0))
-
-
-def statistics_inside(eps: Tensor, mask: Tensor | None) -> Statistics:
-    """The statistics of eps [B, C, H, W] under a mask [1, H, W], or of all of it."""
-    if mask is None:
-        return statistics(eps)
-    size = tuple(eps.shape[2:])
-    inside = tokens_inside(mask, size[0] * size[1], size)
-    if len(inside) < 2:
-        return statistics(eps)  # of a single place there is no variance
-    return statistics(eps.flatten(2)[:, :, inside.to(eps.device), None])
 
 
 def exemplar_role(chain: Chain, role: str) -> str:

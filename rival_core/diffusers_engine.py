@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from . import inversion
-from .alignment import Exemplar, Layer, Step, steering
-from .attention import Tokens, blended_attention, lengthen
+from .alignment import Step, steering
+from .attention import Layer, Tokens, blended_attention, lengthen
 from .chain import Chain
 from .diffusers_model import Model, Prompt
 from .errors import RivalError
+from .exemplar import Exemplar
 from .inversion import DDIM, Solver, to_d
 from .noise import start_latents
 from .schedule import check_sigmas, rival_sigmas

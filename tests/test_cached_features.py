@@ -11,7 +11,7 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core.alignment import choose_layers
+from comfyui_rival.rival_core.exemplar import choose_layers
 
 pytestmark = pytest.mark.host
 STEPS = 5

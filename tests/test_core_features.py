@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from comfyui_rival.rival_core.alignment import Exemplar
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.exemplar import Exemplar
 from comfyui_rival.rival_core.features import (
     FeatureCache,
     Prefetch,

@@ -22,7 +22,7 @@ import diffusers_engine
 import exemplars
 import vocabulary
 from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.alignment import Exemplar
+from comfyui_rival.rival_core.exemplar import Exemplar
 from scenes import all_attributes, caption, make_scene
 from split import is_held_out
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.alignment import Exemplar
 from comfyui_rival.rival_core.diffusers_model import Model, Prompt
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.exemplar import Exemplar
 from comfyui_rival.rival_core.gates import Gates
 from comfyui_rival.rival_core.schedule import rival_sigmas
 from tiny_diffusers import (

@@ -10,7 +10,6 @@ import pytest
 import seeded
 import torch
 from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.alignment import Exemplar
 from comfyui_rival.rival_core.diffusers_model import (
     Model,
     Prompt,
@@ -18,6 +17,7 @@ from comfyui_rival.rival_core.diffusers_model import (
     to_tiny_autoencoder,
 )
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.exemplar import Exemplar
 from comfyui_rival.rival_core.gates import Gates
 from test_parity import SEED, SETTINGS, Setting, official_start
 from tiny_diffusers import CAPTION, EMPTY, EPS, NEGATIVE, V, build, photo, relative

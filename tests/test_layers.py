@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import graph
 import pytest
 import torch
-from comfyui_rival.rival_core.alignment import LAYERS, Exemplar, choose_layers, steering
+from comfyui_rival.rival_core.alignment import steering
 from comfyui_rival.rival_core.chain import ModelCard
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.exemplar import LAYERS, Exemplar, choose_layers
 from comfyui_rival.rival_core.gates import Gates
 
 pytestmark = pytest.mark.host

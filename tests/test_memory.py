@@ -6,8 +6,9 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core.alignment import Exemplar, with_exemplars
+from comfyui_rival.rival_core.alignment import with_exemplars
 from comfyui_rival.rival_core.chain import same
+from comfyui_rival.rival_core.exemplar import Exemplar
 
 pytestmark = pytest.mark.host
 STEPS = 5

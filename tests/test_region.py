@@ -7,15 +7,14 @@ import pytest
 import spies
 import torch
 from comfyui_rival.rival_core.alignment import (
-    Exemplar,
     Step,
     normalize,
     normalize_masked,
-    statistics_inside,
     steering,
 )
 from comfyui_rival.rival_core.attention import Tokens, blended_attention
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.exemplar import Exemplar, statistics_inside
 from comfyui_rival.rival_core.gates import Gates
 from comfyui_rival.rival_core.normalization import adain, statistics
 
@@ -190,3 +189,61 @@ def test_another_size_and_a_batch(setup):
 def test_bad_input(setup):
     with pytest.raises(ValueError, match=r"^RIVAL Patch Model: the mask has .*\[3, 8, 8\].*\.$"):
         graph.patch(setup["model"], setup["chains"][0], mask=torch.ones(3, 8, 8))
+
+
+# --- the start -----------------------------------------------------------------------------------
+
+
+def starts(setup, *patches, **inputs):
+    """The first latents that the model is asked about."""
+    model, seen = setup["model"], []
+    for number, settings in patches:
+        model = graph.patch(model, setup["chains"][number], **settings)
+    model = model.clone()
+
+    def watch(apply_model, call):
+        seen.append(call["input"])
+        return apply_model(call["input"], call["timestep"], **call["c"])
+
+    model.set_model_unet_function_wrapper(watch)
+    graph.rival_sample(model, setup["chains"][0], *setup["prompts"], **{"cfg": 1.0, **inputs})
+    return next(x for x in seen if not any(torch.equal(x, c.end) for c in setup["chains"]))
+
+
+def drawn_from(latents, chain):
+    """Which places [H, W] hold a channel vector of the chain's end."""
+    vectors = chain.end[0].flatten(1).T
+    places = latents[0].movedim(0, -1)[..., None, :]
+    return (places - vectors).abs().amax(dim=-1).amin(dim=-1) < 1e-4
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_each_place_starts_at_the_noise_of_the_photo_that_acts_there(setup, order):
+    masks = {0: {"mask": left()}, 1: {"mask": 1 - left()}}
+    latents = starts(setup, *((i, masks[i]) for i in order))
+    half = torch.arange(8).expand(8, 8) < 4
+    assert torch.equal(drawn_from(latents, setup["chains"][0]), half)
+    assert torch.equal(drawn_from(latents, setup["chains"][1]), ~half)
+
+
+@pytest.mark.parametrize("patches", [
+    [(0, {}), (1, {})],  # no masks
+    [(0, {}), (1, {"mask": everywhere()})],  # its own photo acts as much
+    [(0, {"mask": left()}), (1, {"mask": everywhere(0.0)})],
+    [(1, {"mask": everywhere(), "strength": 0.0})],
+])
+def test_elsewhere_the_start_is_its_own_photos(setup, patches):
+    latents = starts(setup, *patches)
+    assert drawn_from(latents, setup["chains"][0]).all()
+    assert torch.equal(latents, starts(setup, (0, {})))
+
+
+def test_the_stronger_photo_gives_the_start(setup):
+    latents = starts(setup, (0, {"strength": 0.4}), (1, {"mask": everywhere(), "strength": 0.6}))
+    assert drawn_from(latents, setup["chains"][1]).all()
+
+
+def test_inverted_starts_at_one_photo_as_a_whole(setup):
+    halves = [(0, {"mask": left()}), (1, {"mask": 1 - left()})]
+    latents = starts(setup, *halves, start="inverted", cfg=2.0)
+    assert len(latents) == 2 and drawn_from(latents, setup["chains"][0]).all()
