@@ -47,6 +47,7 @@ from .models import (
     timesteps_of,
     to_model_space,
 )
+from .previews import decoded, fast_preview, from_picture
 from .runs import (
     NOISELESS,
     SAMPLERS,
@@ -74,11 +75,14 @@ __all__ = [
     "chain_names",
     "chain_preview",
     "check_prefix",
+    "decoded",
     "encode_conditioning",
     "evaluate",
+    "fast_preview",
     "find_chain",
     "free_unused",
     "from_model_space",
+    "from_picture",
     "hooks_of",
     "invert",
     "is_fingerprint",
