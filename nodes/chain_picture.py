@@ -21,10 +21,10 @@ WIDE = 1.8  # aspect from which thumbnails stand in two rows
 NO_PREVIEW = (208, 208, 212)
 NOTICE_PAPER, NOTICE_INK = (253, 236, 200), (110, 66, 0)
 EXPLANATION = (
-    "Mean and std are of the latent scaled so that a unit-variance image keeps unit variance. "
-    "Dashed: the Gaussian that plain sampling starts from, with what chance alone does at this "
-    "size in grey. Dotted: this image with Gaussian noise added up to each level, as in training; "
-    "solid away from dotted is the distribution gap. What the inversion lost of the image needs "
+    "Mean and std are of each latent divided by sqrt(sigma_data² + sigma²), of flow models as it "
+    "is. Dashed: the Gaussian that plain sampling starts from; grey: what chance alone does at "
+    "this size. Dotted: this image with Gaussian noise added up to each step, as in training. "
+    "Solid away from dotted is the distribution gap. What the inversion lost of the image needs "
     "the model: see RIVAL Reconstruct."
 )
 
@@ -33,8 +33,9 @@ Thumbnail = tuple[int, Image.Image | None]  # the level, and its picture if ther
 
 def draw_report(chain: Chain, thumbnails: Sequence[Thumbnail], note: str = "") -> Image.Image:
     """The whole picture, 1400 pixels wide. `note` says where the thumbnails come from."""
+    title = f"RIVAL chain: {chain.model.family}, {counted(chain.steps, 'step')}"
     parts = [
-        draw_words(f"RIVAL chain: {chain.model.family}, {counted(chain.steps, 'step')}", HEADING, INK),
+        draw_words(title, HEADING, INK),
         draw_words(details(chain), BODY, FAINT),
         *(draw_notice(notice) for notice in unsolved_notice(chain)),
         draw_strip(chain, thumbnails),
@@ -161,8 +162,8 @@ def residual_chart(chain: Chain) -> Chart:
         return Chart("Residual: this chain holds none", chain.steps, (), log=True)
     curve = Curve(steps, chain.residuals.tolist())
     if solver.name == "ddim":
-        legend = [("ddim guesses each step once and does not solve it: the guess's residual", "", "")]
-        return Chart("Relative residual", chain.steps, [curve], legend, log=True)
+        words = "ddim guesses each step once and does not solve it: the guess's residual"
+        return Chart("Relative residual", chain.steps, [curve], [(words, "", "")], log=True)
     above = len(chain.unsolved)
     words = f"above it at {above} of {chain.steps}" if above else "reached at every step"
     legend = [(f"tolerance {solver.tolerance:.0e}: {words}", FAINT, "dashed")]

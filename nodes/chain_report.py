@@ -55,9 +55,8 @@ class RivalChainReport(io.ComfyNode):
     def execute(cls, chain, vae=None) -> io.NodeOutput:
         with named(NODE):
             thumbnails = [(level, thumbnail(chain, level, vae)) for level in shown_levels(chain)]
-        note = "Each step's latent, " + (
-            "decoded by the VAE." if vae is not None else "as fast previews: connect a VAE to decode."
-        )
+        how = "as fast previews: connect a VAE to decode" if vae is None else "decoded by the VAE"
+        note = f"Each step's latent, {how}."
         if any(picture is None for _, picture in thumbnails):
             note = f"ComfyUI has no way to show the latent format {chain.model.latent_format}."
         image = host.from_picture(draw_report(chain, thumbnails, note))

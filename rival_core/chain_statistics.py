@@ -23,10 +23,10 @@ class Moments(NamedTuple):
 
 
 def unit_scales(chain: Chain) -> Tensor:
-    """[S + 1]: what each level's latent is divided by to have unit variance if its image has.
+    """[S + 1]: what each level's latent is divided by: sqrt(sigma_data**2 + sigma**2), 1 for flows.
 
-    sqrt(sigma_data**2 + sigma**2) for eps, v and EDM models (the image counts with variance
-    sigma_data**2), 1 for flows.
+    A latent of variance sigma_data**2 with Gaussian noise on top then has unit variance; a flow's
+    has it at both ends only.
     """
     scaling = chain.scaling
     return torch.tensor([scaling.level(s) * scaling.sigma_data for s in chain.sigmas.tolist()])
@@ -65,7 +65,7 @@ def gap_lines(chain: Chain) -> list[str]:
     of_mean, of_std = chance(chain)
     lines = [
         f"at the noisiest level (sigma {chain.top:.4g}), where plain sampling starts from mean 0 "
-        f"and std 1 (chance alone: +-{of_mean:.3f} and +-{of_std:.3f}):"
+        f"and std 1 (chance alone: ±{of_mean:.3f} and ±{of_std:.3f}):"
     ]
     for channel, (mean, std) in enumerate(zip(own.mean[-1].tolist(), own.std[-1].tolist())):
         lines.append(
