@@ -21,7 +21,7 @@ WIDE = 1.8  # aspect from which thumbnails stand in two rows
 NO_PREVIEW = (208, 208, 212)
 NOTICE_PAPER, NOTICE_INK = (253, 236, 200), (110, 66, 0)
 EXPLANATION = (
-    "Mean and std are of each latent divided by sqrt(sigma_data² + sigma²), of flow models as it "
+    "Mean and std are of each latent divided by sqrt(sigma_data^2 + sigma^2), of flow models as it "
     "is. Dashed: the Gaussian that plain sampling starts from; grey: what chance alone does at "
     "this size. Dotted: this image with Gaussian noise added up to each step, as in training. "
     "Solid away from dotted is the distribution gap. What the inversion lost of the image needs "
