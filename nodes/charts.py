@@ -81,6 +81,7 @@ class Frame:
         return (step + 0.5) / (self.chart.last + 1) * self.width
 
     def y(self, value: float) -> float:
+        """A value outside the axis is drawn at its end."""
         low, high = self.chart.range()
         value = min(max(value, low), high)
         if self.chart.log:
@@ -130,9 +131,8 @@ def draw_plot(frame: Frame) -> Image.Image:
 
 
 def draw_curve(draw: ImageDraw.ImageDraw, fine: Frame, curve: Curve) -> None:
-    lowest = fine.chart.range()[0]
-    pairs = [(s, v) for s, v in zip(curve.steps, curve.values) if math.isfinite(v)]
-    points = [(fine.x(s), fine.y(max(v, lowest))) for s, v in pairs]
+    pairs = zip(curve.steps, curve.values)
+    points = [(fine.x(step), fine.y(value)) for step, value in pairs if math.isfinite(value)]
     apart = fine.width / (fine.chart.last + 1)
     if curve.style == "bars":
         share = 0.36 if apart > 5 * FINE else 0.5  # no gaps that are narrower than a pixel

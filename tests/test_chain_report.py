@@ -79,6 +79,15 @@ def overlap(a: tuple, b: tuple) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
+def check_words(words) -> None:
+    """Everything written is inside its picture, and on nothing else that is written."""
+    for i, (picture, said, box) in enumerate(words):
+        assert said.replace("·", "").isascii()  # Pillow's typeface has few other signs
+        assert min(box) >= 0 and box[2] <= picture.width and box[3] <= picture.height, said
+        assert not any(other is picture and overlap(box, place)
+                       for other, _, place in words[:i]), said
+
+
 @each_shape
 def test_any_chain_is_drawn_and_no_words_overlap(shape, words):
     steps, size, channels, solver = SHAPES[shape]
@@ -88,11 +97,7 @@ def test_any_chain_is_drawn_and_no_words_overlap(shape, words):
     assert image.std() > 0.1 and "nan" not in text
     assert len(shown["images"]) == 1 and shown["text"][0] in text
     assert len(text.splitlines()) > 2 * steps
-    for i, (picture, said, box) in enumerate(words):
-        assert said.replace("·", "").isascii()  # Pillow's typeface has few other signs
-        assert min(box) >= 0 and box[2] <= picture.width and box[3] <= picture.height, said
-        assert not any(other is picture and overlap(box, place)
-                       for other, _, place in words[:i]), said
+    check_words(words)
 
 
 @each_shape
@@ -120,9 +125,30 @@ def test_every_channel_is_drawn_where_its_value_is():
         rows, columns = near(plot, charts.COLOURS[channel], 30).nonzero()
         high = columns < 12  # where the dotted curves are the solid ones
         assert rows[high].mean() == pytest.approx(frame.y(float(own.std[0, channel])), abs=2)
+        assert len(set(columns)) > 0.95 * (frame.x(30) - frame.x(0))
         assert columns.min() < 15 and columns.max() > 545
     low, top = chart.range()
     assert low < float(own.std.min()) and float(own.std.max()) < top
+
+
+@pytest.mark.parametrize("style, share", [("dotted", 0.3), ("line", 1.0), ("bars", 0.72)])
+def test_a_curve_goes_from_its_first_point_to_its_last(style, share):
+    from comfyui_rival.nodes import charts
+
+    curve = charts.Curve(range(21), [1.0] * 21, charts.COLOURS[1], style)
+    frame = charts.Frame(charts.Chart("", 20, [curve]), 420, 100)
+    columns = set(near(charts.draw_plot(frame), curve.colour, 100).nonzero()[1])
+    assert min(columns) <= 10 and max(columns) >= 408
+    assert len(columns) / 400 == pytest.approx(share, abs=0.08)
+
+
+def test_what_is_no_number_leaves_a_gap():
+    from comfyui_rival.nodes import charts
+
+    curve = charts.Curve(range(4), [math.nan, 1.0, 2.0, math.inf])
+    frame = charts.Frame(charts.Chart("", 3, [curve]), 400, 100)
+    columns = near(charts.draw_plot(frame), curve.colour).nonzero()[1]
+    assert 145 < columns.min() < 155 and 245 < columns.max() < 255
 
 
 def test_the_axes_are_linear_and_logarithmic():
@@ -139,10 +165,12 @@ def test_the_axes_are_linear_and_logarithmic():
     assert [plain.x(step) for step in range(4)] == [50, 150, 250, 350]
 
 
-@pytest.mark.parametrize("residuals", [[0.0, 0.0], [0.0, 1e-3], [math.nan, 1e-3], [1e-30, 1.0]])
-def test_extreme_residuals_are_drawn(residuals):
+@pytest.mark.parametrize("residuals", [[0.0, 0.0], [0.0, 1e-3], [math.nan, 1e-3], [math.inf, 1e-3],
+                                       [1e-30, 1.0]])
+def test_extreme_residuals_are_drawn(residuals, words):
     chain = make_chain(steps=2, solver="anderson", residuals=torch.tensor(residuals))
     assert torch.isfinite(report(chain)[0]).all()
+    check_words(words)
 
 
 @pytest.mark.parametrize("low, high, most", [(0, 1, 9), (0, 400, 9), (-0.31, 0.27, 6), (0, 7, 9),
@@ -169,7 +197,8 @@ def test_residuals_and_the_tolerance(solver, tolerance, words):
     _, text, shown = report(chain)
     written = " ".join(said for _, said, _ in words)
     assert ("ddim guesses" in written) == (solver == "ddim")
-    assert ("above it at" in written) == ("did not converge" in text) == (solver != "ddim")
+    above = f"above it at {(chain.residuals > 1e-4).sum()} of 20"
+    assert (above in written) == ("did not converge" in text) == (solver != "ddim")
     assert "RIVAL Reconstruct" in written and "RIVAL Reconstruct" in text
     assert "20 steps" in shown["text"][0] and "±0.125" in shown["text"][0]
 
@@ -258,10 +287,11 @@ def test_over_http(server, solver, vae):
     inversion = prompts.exemplar(steps=6, solver=solver)
     decoder = {"vae": ["checkpoint", 2]} if vae else {}
     shown = {"report": prompts.node("RivalChainReport", chain=["invert", 0], **decoder)}
-    sent_on = {"images": prompts.node("PreviewImage", images=["report", 0])}
+    sent_on = {"images": prompts.node("PreviewImage", images=["report", 0])} if vae else {}
     outcome = server.run(inversion | shown | sent_on)
     picture = pictures(server, outcome, "report")
     assert picture.shape[0] == 1 and picture.shape[2] == 1400 and picture.std() > 20
-    assert np.abs(picture.astype(int) - pictures(server, outcome).astype(int)).max() == 0
+    if sent_on:
+        assert np.array_equal(picture, pictures(server, outcome))
     text = outcome.text("report")
     assert "6 steps" in text and "channel 3: mean" in text
