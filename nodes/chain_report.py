@@ -59,7 +59,7 @@ class RivalChainReport(io.ComfyNode):
         note = f"Each step's latent, {how}."
         if any(picture is None for _, picture in thumbnails):
             note = f"ComfyUI has no way to show the latent format {chain.model.latent_format}."
-        image = host.from_picture(draw_report(chain, thumbnails, note))
+        image = host.from_pillow(draw_report(chain, thumbnails, note))
         lines = [summary(chain), *unsolved_notice(chain), *gap_lines(chain)]
         report = [f"{chain.model.family}: {details(chain)}", *lines, LOSS, "",
                   residual_table(chain), "", moments_table(chain)]
@@ -71,6 +71,5 @@ def thumbnail(chain: Chain, level: int, vae) -> Image.Image | None:
     """The level's latent as one of unit variance, which is where a VAE can follow it."""
     latent = chain.latents[level : level + 1]
     latent = chain.scaling.rescale(latent, float(chain.sigmas[level]), 0.0)
-    if vae is None:
-        return host.fast_preview(latent, chain.model.latent_format)
-    return host.decoded(vae, latent, chain.model.latent_format)
+    picture = host.picture_of(latent, chain.model.latent_format, vae)
+    return None if picture is None else host.to_pillow(picture)

@@ -243,13 +243,16 @@ def test_the_vae_sees_the_photo_and_every_shown_latent_in_its_range():
 def test_without_a_vae_thumbnails_are_the_hosts_previews():
     import comfy.latent_formats
     from comfyui_rival.nodes import host
+    from latent_preview import Latent2RGBPreviewer
 
     latent = torch.tensor([0.5, -0.3, 0.8, 0.1]).view(1, 4, 1, 1).expand(1, 4, 3, 5)
-    picture = host.fast_preview(latent, "SD15")
-    factors = torch.tensor(comfy.latent_formats.SD15().latent_rgb_factors)
-    expected = (latent[0, :, 0, 0] @ factors + 1) / 2 * 255
-    assert picture.size == (5, 3)
-    assert picture.getpixel((4, 2)) == pytest.approx(expected.tolist(), abs=1)
+    for name in ("SD15", "SDXL"):
+        space = getattr(comfy.latent_formats, name)()
+        previewer = Latent2RGBPreviewer(space.latent_rgb_factors, space.latent_rgb_factors_bias)
+        theirs = previewer.decode_latent_to_preview(latent)
+        ours = host.to_pillow(host.picture_of(latent, name))
+        assert ours.size == theirs.size == (5, 3)
+        assert ours.getpixel((4, 2)) == pytest.approx(theirs.getpixel((4, 2)), abs=1)
 
 
 @pytest.mark.parametrize("name", ["Unknown", "LatentFormat", "torch", "Flux"])
@@ -275,11 +278,11 @@ def test_pictures_and_images_convert_both_ways():
     from comfyui_rival.nodes.host import previews
 
     levels = torch.randint(0, 256, (5, 7, 3), generator=torch.Generator().manual_seed(0))
-    picture = previews.to_picture(levels / 255)
+    picture = previews.to_pillow(levels / 255)
     assert picture.size == (7, 5)
-    assert torch.equal((previews.from_picture(picture)[0] * 255).round().long(), levels)
+    assert torch.equal((previews.from_pillow(picture)[0] * 255).round().long(), levels)
     spoiled = torch.tensor([math.nan, 2.0, -1.0]).expand(2, 2, 3)
-    assert previews.to_picture(spoiled).getpixel((0, 0)) == (0, 255, 0)
+    assert previews.to_pillow(spoiled).getpixel((0, 0)) == (0, 255, 0)
 
 
 @pytest.mark.parametrize("solver, vae", [("ddim", False), ("anderson", True)])

@@ -47,7 +47,7 @@ from .models import (
     timesteps_of,
     to_model_space,
 )
-from .previews import decoded, fast_preview, from_picture
+from .previews import from_pillow, picture_of, to_pillow
 from .runs import (
     NOISELESS,
     SAMPLERS,
@@ -75,14 +75,12 @@ __all__ = [
     "chain_names",
     "chain_preview",
     "check_prefix",
-    "decoded",
     "encode_conditioning",
     "evaluate",
-    "fast_preview",
     "find_chain",
     "free_unused",
     "from_model_space",
-    "from_picture",
+    "from_pillow",
     "hooks_of",
     "invert",
     "is_fingerprint",
@@ -98,6 +96,7 @@ __all__ = [
     "others_acting",
     "out_of_memory",
     "partial_noise_sampler",
+    "picture_of",
     "probe",
     "register_loras",
     "room_for_features",
@@ -113,6 +112,7 @@ __all__ = [
     "show_on_node",
     "timesteps_of",
     "to_model_space",
+    "to_pillow",
     "token_ids",
     "unit_noise",
     "weights_differ",
