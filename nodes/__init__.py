@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .chain_report import RivalChainReport
 from .files import RivalLoadChain, RivalSaveChain
 from .guidance import RivalBlendedGuidance
 from .invert import RivalInvert
@@ -17,6 +18,7 @@ NODES = [
     RivalPatchModel,
     RivalKSampler,
     RivalReconstruct,
+    RivalChainReport,
     RivalBlendedGuidance,
     RivalNoise,
     RivalSigmas,

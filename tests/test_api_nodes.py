@@ -10,7 +10,8 @@ from serving import PACK_NAME, REPO
 pytestmark = pytest.mark.host
 
 NODES = ["RivalInvert", "RivalPatchModel", "RivalKSampler", "RivalReconstruct",
-         "RivalBlendedGuidance", "RivalNoise", "RivalSigmas", "RivalSaveChain", "RivalLoadChain"]
+         "RivalChainReport", "RivalBlendedGuidance", "RivalNoise", "RivalSigmas",
+         "RivalSaveChain", "RivalLoadChain"]
 every_node = pytest.mark.parametrize("node", NODES)
 
 

@@ -47,6 +47,7 @@ from .models import (
     timesteps_of,
     to_model_space,
 )
+from .previews import from_pillow, picture_of, to_pillow
 from .runs import (
     NOISELESS,
     SAMPLERS,
@@ -79,6 +80,7 @@ __all__ = [
     "find_chain",
     "free_unused",
     "from_model_space",
+    "from_pillow",
     "hooks_of",
     "invert",
     "is_fingerprint",
@@ -94,6 +96,7 @@ __all__ = [
     "others_acting",
     "out_of_memory",
     "partial_noise_sampler",
+    "picture_of",
     "probe",
     "register_loras",
     "room_for_features",
@@ -109,6 +112,7 @@ __all__ = [
     "show_on_node",
     "timesteps_of",
     "to_model_space",
+    "to_pillow",
     "token_ids",
     "unit_noise",
     "weights_differ",

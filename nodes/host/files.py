@@ -6,16 +6,15 @@ import hashlib
 import os
 from pathlib import Path
 
-import comfy.latent_formats
 import comfy.model_management
 import folder_paths
-import torch
 from torch import Tensor
 
 from ...rival_core import chain_file
 from ...rival_core.chain import Chain
 from ...rival_core.chain_file import Saved, thumbnail
 from ...rival_core.errors import RivalError
+from .previews import latent_format, picture_of
 
 SUFFIX = ".safetensors"
 DOWNSCALE = 8  # image pixels a latent pixel, in every family served
@@ -58,7 +57,7 @@ def find_chain(name: str) -> Path:
 def load_chain(name: str) -> Saved:
     """RivalError says why a file is no chain, or none of this ComfyUI's models."""
     saved = chain_file.load(find_chain(name), comfy.model_management.intermediate_device())
-    channels = getattr(latent_format(saved.chain), "latent_channels", None)
+    channels = getattr(latent_format(saved.chain.model.latent_format), "latent_channels", None)
     if channels not in (None, saved.chain.latents.shape[1]):
         raise RivalError(f"{name!r} has latents of another shape than its model: save it anew")
     return saved
@@ -121,21 +120,5 @@ def is_inside(path: Path, root: str) -> bool:
 
 def chain_preview(chain: Chain, vae: object | None) -> Tensor | None:
     """A small picture of the exemplar: decoded, or of its latent's approximate colours."""
-    space = latent_format(chain)
-    if space is None:
-        return None
-    if vae is not None:
-        return thumbnail(vae.decode(space.process_out(chain.clean))[0])
-    if space.latent_rgb_factors is None:
-        return None
-    factors, latent = torch.tensor(space.latent_rgb_factors), chain.clean[0].cpu()
-    colours = torch.einsum("chw,cr->hwr", latent, factors)
-    bias = getattr(space, "latent_rgb_factors_bias", None) or [0.0]
-    return thumbnail((colours + torch.tensor(bias) + 1) / 2)
-
-
-def latent_format(chain: Chain) -> comfy.latent_formats.LatentFormat | None:
-    """The chain's, if this ComfyUI has it."""
-    found = getattr(comfy.latent_formats, chain.model.latent_format, None)
-    is_one = isinstance(found, type) and issubclass(found, comfy.latent_formats.LatentFormat)
-    return found() if is_one else None
+    picture = picture_of(chain.clean, chain.model.latent_format, vae)
+    return None if picture is None else thumbnail(picture)
