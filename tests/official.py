@@ -37,6 +37,10 @@ MISTAKES = frozenset(
         "guided_exemplar",  # the exemplar's eps is guided like the generated one's
         "swap_halves",  # conditional rows read the unconditional exemplar, and vice versa
         "chain_lag",  # the exemplar is one chain level too noisy from the second step on
+    }
+)
+CONTROL_MISTAKES = frozenset(  # these show with a ControlNet only
+    {
         "control_exemplar",  # the ControlNet's residuals reach the exemplar's rows, too
         "control_cond_only",  # ... and the unconditional generated row has none
     }
@@ -51,7 +55,7 @@ HOLE_MISTAKES = frozenset(  # these show with a hole only
 
 def _checked(mistakes):
     mistakes = frozenset(mistakes)
-    if unknown := mistakes - MISTAKES - HOLE_MISTAKES:
+    if unknown := mistakes - MISTAKES - CONTROL_MISTAKES - HOLE_MISTAKES:
         raise ValueError(f"unknown mistakes: {sorted(unknown)}")
     return mistakes
 

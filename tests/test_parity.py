@@ -181,10 +181,10 @@ def test_core_sampler_on_the_patched_model(sd15, name):
     assert graph.relative(ours / math.sqrt(1 + float(chain.sigmas[0]) ** 2), theirs) < TOLERANCE
 
 
-@pytest.mark.parametrize("mistake", sorted(official.MISTAKES))
+@pytest.mark.parametrize("mistake", sorted(official.MISTAKES | official.CONTROL_MISTAKES))
 def test_every_deliberate_mistake_would_be_noticed(sd15, mistake):
     """The right algorithm is a hundred tolerances away from each wrong one."""
-    setting = SETTINGS["controlnet" if mistake.startswith("control") else "prompt_inverted"]
+    setting = SETTINGS["controlnet" if mistake in official.CONTROL_MISTAKES else "prompt_inverted"]
     _, wrong = run_official(sd15, setting, 10, SQUARE, mistakes={mistake})
     _, ours = run_pack(sd15, setting, 10, SQUARE)
     assert graph.relative(ours, wrong) > 100 * TOLERANCE
