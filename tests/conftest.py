@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    kept = [item for item in items if item.get_closest_marker("host") or _is_ours(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
     if config.rival_host is None:
         skip = pytest.mark.skip(reason="no ComfyUI was found")
         for item in items:
@@ -58,6 +62,13 @@ def pytest_terminal_summary(terminalreporter, config):
 def host(pytestconfig) -> hosts.Host:
     """The ComfyUI this process runs on."""
     return pytestconfig.rival_host
+
+
+def _is_ours(item) -> bool:
+    """Whether this worker runs a test that needs no host: each file's are run by one of them."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return zlib.crc32(item.path.name.encode()) % count == int(worker)
 
 
 def _only_schedules(config) -> bool:

@@ -23,6 +23,7 @@ def quick(prompt: dict) -> dict:
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
         small = {"megapixels": 0.01, "steps": min(STEPS, node["inputs"].get("steps", STEPS))}
+        small["iterations"] = min(3, node["inputs"].get("iterations", 3))
         if node["class_type"] == "EmptyLatentImage":
             small |= {"width": 96, "height": 64}
         node["inputs"].update({k: v for k, v in small.items() if k in node["inputs"]})
