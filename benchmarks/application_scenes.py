@@ -1,4 +1,4 @@
-"""What each template is shown on: drawn scenes, masks and captions that the demo model knows."""
+"""What templates are shown on: drawn scenes, masks and captions that the demo model knows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scenes import Attributes, caption, make_scene
 
 CELL, GAP, LINE = 176, 12, 21  # pixels
 MEGAPIXELS = 128**2 / 1024**2  # what the demo model was trained on
-CFG = {5.0: 2.5, 7.0: 3.5, 1.0: 1.0}  # its colours run out of their range above
+CFG = {5.0: 2.5, 7.0: 3.5}  # its colours run out of their range above
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,6 @@ RINGS = (2, "purple", "ring", "yellow", "dotted")
 DISC = (1, "white", "circle", "green", "plain")
 
 APPLICATIONS = {
-    "variation": Application(
-        f"Variation: {said(*STARS)}",
-        [photo(3, *STARS)],
-        {"Exemplar": said(*STARS), "Positive": said(*STARS)},
-    ),
     "style_transfer": Application(
         "The photo's palette and texture on another subject: three purple squares",
         [photo(7, *RINGS)],
@@ -163,14 +158,9 @@ APPLICATIONS = {
          "Positive": said(1, "red", "ring", "green", "striped")},
     ),
     "high_resolution": Application(
-        "A variation, drawn again at twice its size (right: one of them)",
+        "A variation, drawn again at twice its size",
         [photo(3, *STARS)],
         {"Exemplar": said(*STARS), "Positive": said(*STARS)},
         {("ImageScaleToTotalPixels", 1): 0.01, ("KSampler", 3): 2.5},
-    ),
-    "few_steps": Application(
-        "Four steps, by a model that is not made for so few",
-        [photo(3, *STARS)],
-        {"Exemplar": said(*STARS), "Positive": said(*STARS)},
     ),
 }

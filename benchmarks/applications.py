@@ -1,4 +1,4 @@
-"""Runs every template on the demo model, and draws its picture.
+"""Runs templates on the demo model, and draws their pictures.
 
     python benchmarks/applications.py --only inpainting two_photos
 
