@@ -218,8 +218,9 @@ def drawn_from(latents, chain):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_each_place_starts_at_the_noise_of_the_photo_that_acts_there(setup, order):
-    masks = {0: {"mask": left()}, 1: {"mask": 1 - left()}}
+@pytest.mark.parametrize("other", [1 - left(), everywhere()])  # where both act, its own counts
+def test_each_place_starts_at_the_noise_of_the_photo_that_acts_there(setup, order, other):
+    masks = {0: {"mask": left()}, 1: {"mask": other}}
     latents = starts(setup, *((i, masks[i]) for i in order))
     half = torch.arange(8).expand(8, 8) < 4
     assert torch.equal(drawn_from(latents, setup["chains"][0]), half)
