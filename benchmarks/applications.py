@@ -34,7 +34,11 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="TEMPLATE", help="by the files' names")
     parser.add_argument("--out", type=Path, default=TEMPLATES, help="a folder for the pictures")
     options = parser.parse_args()
-    host = hosts.find_hosts()[0]
+    found = hosts.find_hosts()
+    if not found:
+        print("applications: no ComfyUI was found: set COMFYUI_PATH", file=sys.stderr)
+        return 1
+    host = found[0]
     python = environment.ensure(environment.ENGINE_NEEDS, [host])
     if Path(sys.prefix).resolve() != environment.VENV.resolve():
         return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])

@@ -156,11 +156,12 @@ class RivalKSampler(io.ComfyNode):
     @classmethod
     def result(cls, samples, latent, draws) -> dict:
         """The LATENT, with what the given one says of its images."""
-        kept = {} if latent is None else latent
-        result = {name: kept[name] for name in ("noise_mask",) if name in kept}
-        if "batch_index" in kept:
+        latent, result = latent or {}, {"samples": samples}
+        if "noise_mask" in latent:
+            result["noise_mask"] = latent["noise_mask"]
+        if "batch_index" in latent:
             result["batch_index"] = draws
-        return {**result, "samples": samples}
+        return result
 
     @classmethod
     def partial_noise(cls, model, sampler_name, fresh, eta, start, end):

@@ -72,10 +72,8 @@ def in_order(exemplars: Iterable[Exemplar]) -> tuple[Exemplar, ...]:
     """In an order of their own: rounding, too, must not depend on which patch came first."""
 
     def content(exemplar: Exemplar) -> tuple:
-        numbers = [
-            [] if t is None else t.flatten().tolist()
-            for t in (exemplar.chain.end, exemplar.seen, exemplar.mask)
-        ]
+        tensors = (exemplar.chain.end, exemplar.seen, exemplar.mask)
+        numbers = [b"" if t is None else t.cpu().contiguous().numpy().tobytes() for t in tensors]
         gates = [*vars(exemplar.gates).values(), exemplar.strength]
         return *numbers, gates, sorted(exemplar.layers or ())
 

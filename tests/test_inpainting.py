@@ -304,6 +304,11 @@ def test_bad_input(setup, samples, mask, said):
         fill(setup, masked(samples, mask))
 
 
+def test_a_mask_of_none_is_no_mask(setup):
+    latent = {"samples": image(9), "noise_mask": None}
+    assert torch.equal(fill(setup, latent), fill(setup, {"samples": image(9)}))
+
+
 def test_the_mask_travels_on_for_a_second_pass(setup):
     from comfyui_rival.nodes import RivalKSampler
 

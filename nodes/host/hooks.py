@@ -17,17 +17,16 @@ from .loras import schedule_loras, settle
 # Wrappers that skip model calls by watching how much the latent changed. The exemplar's call is
 # of another latent: it must neither be skipped nor watched.
 STEP_SKIPPERS = {"easycache"}
-
-class Enough(Exception):
-    """Raised by a hook in a call of one's own: the rest of the model need not run."""
-
-
 WRAPPED = (
     WrappersMP.OUTER_SAMPLE,
     WrappersMP.PREPARE_SAMPLING,
     WrappersMP.PREDICT_NOISE,
     WrappersMP.CALC_COND_BATCH,
 )
+
+
+class Enough(Exception):
+    """Raised by a hook in a call of one's own: the rest of the model need not run."""
 
 
 def set_wrappers(model: ModelPatcher, key: str, owner: Any) -> ModelPatcher:
