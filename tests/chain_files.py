@@ -6,8 +6,10 @@ import copy
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import torch
+from comfyui_rival.rival_core import chain_file, tensor_file
 from comfyui_rival.rival_core.chain import Chain, ModelCard
 from comfyui_rival.rival_core.inversion import Solver
 from comfyui_rival.rival_core.scaling import Scaling
@@ -120,3 +122,25 @@ def dump(value) -> str:
 
 def pack(header: bytes, data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data
+
+
+PREVIEW = torch.arange(4 * 5 * 3, dtype=torch.uint8).reshape(4, 5, 3)
+
+
+def sound_file(folder: Path) -> bytes:
+    """The bytes of a file that nothing is wrong with."""
+    chain_file.save(make_chain(), folder / "chain.safetensors", PREVIEW)
+    return (folder / "chain.safetensors").read_bytes()
+
+
+def count_empty(monkeypatch) -> list[int]:
+    """The bytes of every tensor that a load makes room for."""
+    made, empty = [], torch.empty
+
+    def counted(*args, **kwargs):
+        tensor = empty(*args, **kwargs)
+        made.append(tensor.nbytes)
+        return tensor
+
+    monkeypatch.setattr(tensor_file.torch, "empty", counted)
+    return made
