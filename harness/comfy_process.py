@@ -1,4 +1,4 @@
-"""Runs a ComfyUI without its browser frontend and drives it over HTTP.
+"""Runs a ComfyUI, without its browser frontend by default, and drives it over HTTP.
 
     with running(host, python, base_dir) as client:
         outcome = client.run(prompt)
@@ -69,8 +69,12 @@ class Outcome:
 
 @contextlib.contextmanager
 def running(host, python: Path, base_dir: Path, extra_args: Sequence[str] = (),
-            pack_name: str = "ComfyUI-RIVAL", timeout: float = 180) -> Iterator[Client]:
-    """A server of this host with the pack installed under `pack_name`; stopped on leaving."""
+            pack_name: str = "ComfyUI-RIVAL", timeout: float = 180,
+            frontend: Path | None = None) -> Iterator[Client]:
+    """A server of this host with the pack installed under `pack_name`; stopped on leaving.
+
+    frontend: the folder of the pages that browsers get; without it there are none.
+    """
     base_dir = Path(base_dir).resolve()
     prepare(base_dir, pack_name)
     port = _free_port()
@@ -78,7 +82,7 @@ def running(host, python: Path, base_dir: Path, extra_args: Sequence[str] = (),
                "--port", str(port), "--base-directory", str(base_dir),
                "--user-directory", str(base_dir / "user"),
                "--database-url", "sqlite:///:memory:", "--disable-api-nodes",
-               "--front-end-root", str(base_dir / "no-frontend"),
+               "--front-end-root", str(frontend or base_dir / "no-frontend"),
                "--preview-method", "latent2rgb", *extra_args]
     if "--cpu" not in extra_args and not _sees_gpu(python):
         command.append("--cpu")

@@ -25,7 +25,7 @@ TORCHVISION = "torchvision==0.28.0"
 TORCHAUDIO = "torchaudio==2.11.0"
 CORE_NEEDS = ("numpy", "einops", "safetensors")  # what rival_core runs on where there is no host
 ENGINE_NEEDS = ("diffusers", "transformers", "pillow")  # what the demo runs on, beside them
-TEST_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "ruff", *ENGINE_NEEDS)
+TEST_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "playwright", "ruff", *ENGINE_NEEDS)
 
 FRONTEND = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -23,19 +24,24 @@ def cached(stem: str, sources: Iterable[Path], make: Callable[[Path], None]) -> 
     """
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
     path = CACHE / f"{stem}-{digest}.safetensors"
-    if path.exists():
-        return path
-    CACHE.mkdir(exist_ok=True)
-    with _one_at_a_time(CACHE / f"{stem}.lock"):
+    if not path.exists():
+        once(path, make, CACHE / f"{stem}.lock")
+        _remove(old for old in CACHE.glob(f"{stem}-{'?' * len(digest)}.*")
+                if not old.name.startswith(path.stem))
+    return path
+
+
+def once(path: Path, make: Callable[[Path], None], lock: Path | None = None) -> Path:
+    """The file or folder that `make` leaves at the path it is given, made by one process only."""
+    path.parent.mkdir(exist_ok=True)
+    with _one_at_a_time(lock or path.with_name(f"{path.name}.lock")):
         if not path.exists():
             _make(path, make)
-            _remove(old for old in CACHE.glob(f"{stem}-{'?' * len(digest)}.*")
-                    if not old.name.startswith(path.stem))
     return path
 
 
 def _make(path: Path, make: Callable[[Path], None]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         make(partial)
         os.replace(partial, path)
@@ -70,7 +76,9 @@ else:
         fcntl.flock(stream, fcntl.LOCK_EX)
 
 
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
-            file.unlink()
+            path.unlink()

@@ -131,7 +131,14 @@ class RivalPatchModel(io.ComfyNode):
                                 checks.one_mask("exemplar_mask", exemplar_mask),
                                 checks.one_mask("mask", mask, may_be_empty=True), features)
             notices = notify(NODE, cls.notices(model, exemplar))
-            return output(cls, align(model, exemplar), text=notices)
+            return output(cls, align(model, exemplar), text=notices,
+                          chain_timesteps=cls.timesteps(model, chain))
+
+    @classmethod
+    def timesteps(cls, model, chain) -> list[float]:
+        """The chain's steps from noise to image, for the timeline."""
+        timesteps = host.timesteps_of(model)
+        return [timesteps.t(sigma) for sigma in chain.sigmas.flip(0)[:-1].tolist()]
 
     @classmethod
     def notices(cls, model, exemplar) -> list[str]:

@@ -49,10 +49,10 @@ def notify(node: str, notices: list[str]) -> list[str]:
 def output(node: type[io.ComfyNode], *values, text: list[str] = (), **kept) -> io.NodeOutput:
     """A node's outputs, and lines of text shown on the node and kept in the history.
 
-    kept: what else the history keeps beside the lines, as ComfyUI's `ui` has it.
+    kept: what else the history keeps, and the browser is told, as ComfyUI's `ui` has it.
     """
     if not text:
-        return io.NodeOutput(*values)
+        return io.NodeOutput(*values, ui=kept or None)
     lines = "\n".join(text)
     if node.hidden is not None and node.hidden.unique_id is not None:
         host.show_on_node(node.hidden.unique_id, lines)

@@ -15,10 +15,11 @@ REPO = TESTS.parent
 sys.path.insert(0, str(REPO / "harness"))
 sys.path.insert(0, str(TESTS))
 
+import frontend
 import hosts
 import in_process
 
-pytest_plugins = ["serving"]
+pytest_plugins = ["serving", "browsing"]
 
 
 def pytest_configure(config):
@@ -54,6 +55,9 @@ def pytest_terminal_summary(terminalreporter, config):
     if getattr(config, "rival_host", "scheduled elsewhere") is None:
         terminalreporter.section("HOST TESTS NOT RUN: no ComfyUI was found", sep="!", bold=True)
         terminalreporter.line("Set COMFYUI_PATH to one or more ComfyUI folders to run them.")
+    if frontend.find_browser() is None:
+        terminalreporter.section("BROWSER TESTS NOT RUN: no Chromium was found", sep="!", bold=True)
+        terminalreporter.line("Put Chromium or Chrome on the PATH to run them.")
     if problem := os.environ.get("RIVAL_TESTS_PROBLEM"):
         terminalreporter.section(problem, sep="!", bold=True)
 

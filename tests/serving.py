@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import frontend
 import pytest
 import standin
 
@@ -48,7 +49,9 @@ def server(host, server_folder) -> Iterator[comfy_process.Client]:
         place(standin.cached(python, host, family_of(file)), server_folder / "models" / file)
     paint_a_hole(host.path / "input" / "example.png", server_folder / "input" / "example.png")
     quick = ["--force-fp32"]  # else a CPU casts the weights of float16 files at every call
-    with comfy_process.running(host, python, server_folder, quick, PACK_NAME) as client:
+    pages = frontend.static_files(python, host) if frontend.find_browser() else None
+    with comfy_process.running(host, python, server_folder, quick, PACK_NAME,
+                               frontend=pages) as client:
         yield client
 
 

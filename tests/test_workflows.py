@@ -1,8 +1,7 @@
-"""Every example workflow fits the registered nodes, converts, and runs on a headless ComfyUI."""
+"""Every example workflow fits the registered nodes, converts, runs headless and in the browser."""
 
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
@@ -11,22 +10,30 @@ from serving import PACK_NAME, WORKFLOWS, pictures
 
 STEPS = 6
 
-every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+@pytest.fixture(scope="module", params=WORKFLOWS, ids=lambda path: path.stem)
+def path(request):
+    """Of the module's scope, so that the tests of one workflow run next to each other."""
+    return request.param
 
 
 def load(path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def quick(prompt: dict) -> dict:
-    """The prompt with few steps on small pictures."""
-    prompt = copy.deepcopy(prompt)
+def quick(node: dict) -> dict:
+    """The inputs that give a node of a prompt few steps on small pictures."""
+    small = {"megapixels": 0.01, "steps": min(STEPS, node["inputs"].get("steps", STEPS))}
+    small["iterations"] = min(3, node["inputs"].get("iterations", 3))
+    if node["class_type"] == "EmptyLatentImage":
+        small |= {"width": 96, "height": 64}
+    return {name: value for name, value in small.items() if name in node["inputs"]}
+
+
+def quick_prompt(path, object_info) -> dict:
+    prompt = workflow.to_prompt(load(path), object_info)
     for node in prompt.values():
-        small = {"megapixels": 0.01, "steps": min(STEPS, node["inputs"].get("steps", STEPS))}
-        small["iterations"] = min(3, node["inputs"].get("iterations", 3))
-        if node["class_type"] == "EmptyLatentImage":
-            small |= {"width": 96, "height": 64}
-        node["inputs"].update({k: v for k, v in small.items() if k in node["inputs"]})
+        node["inputs"] |= quick(node)
     return prompt
 
 
@@ -34,12 +41,10 @@ def test_there_is_a_variation_workflow():
     assert "variation" in [path.stem for path in WORKFLOWS]
 
 
-@every_workflow
 def test_workflow_has_a_picture(path):
     assert any(path.with_suffix(kind).exists() for kind in (".jpg", ".png"))
 
 
-@every_workflow
 def test_workflow_is_laid_out_without_overlaps(path):
     boxes = {node["id"]: (*node["pos"], *node["size"]) for node in load(path)["nodes"]}
     title = 30  # above a node's position
@@ -49,19 +54,16 @@ def test_workflow_is_laid_out_without_overlaps(path):
             assert a == b or apart, f"nodes {a} and {b} overlap"
 
 
-@every_workflow
 def test_workflow_tells_what_to_change(path):
     assert workflow.NOTES & {node["type"] for node in load(path)["nodes"]}
 
 
 @pytest.mark.host
-@every_workflow
 def test_workflow_fits_the_registered_nodes(path, object_info):
     assert workflow.problems(load(path), object_info) == []
 
 
 @pytest.mark.host
-@every_workflow
 def test_workflow_stores_every_widget_of_our_nodes(path, object_info):
     """A core node may have fewer widgets on an older host; ours are the same on all."""
     for node in load(path)["nodes"]:
@@ -72,9 +74,8 @@ def test_workflow_stores_every_widget_of_our_nodes(path, object_info):
 
 
 @pytest.mark.host
-@every_workflow
 def test_workflow_runs(path, server, object_info):
-    prompt = quick(workflow.to_prompt(load(path), object_info))
+    prompt = quick_prompt(path, object_info)
     outcome = server.run(prompt)
     savers = workflow.find(prompt, "SaveImage")
     assert savers
@@ -83,6 +84,25 @@ def test_workflow_runs(path, server, object_info):
         assert images.shape[3] == 3 and images.std() > 5
         if path.stem == "inpainting":
             assert_only_the_middle_differs(images)
+
+
+@pytest.mark.host
+def test_template_runs_in_the_browser(path, open_editor, object_info):
+    """Opened from the browser's own dialog; it sends what runs headless, so all is cached."""
+    editor = open_editor
+    editor.errors.clear()
+    editor.open_template(PACK_NAME, path.stem)
+    assert editor.missing_nodes() == []
+    prompt = workflow.to_prompt(load(path), object_info)
+    for node_id, node in prompt.items():
+        editor.set_widgets(node_id, quick(node))
+    assert inputs_of(editor.prompt()) == inputs_of(quick_prompt(path, object_info))
+    editor.run(pictures=len(workflow.find(prompt, "SaveImage")))
+    assert editor.our_errors() == []
+
+
+def inputs_of(prompt: dict) -> dict:
+    return {node_id: node["inputs"] for node_id, node in prompt.items()}
 
 
 def assert_only_the_middle_differs(images):

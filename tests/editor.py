@@ -1,0 +1,144 @@
+"""ComfyUI's graph editor in a headless browser, driven as an artist drives it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import urllib.parse
+from dataclasses import dataclass, field
+
+RENDERERS = {"classic": False, "nodes 2.0": True}
+SETTINGS = {  # nothing that comes up by itself, and no other model's first workflow
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Release.Status": "skipped",
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.VueNodes.AutoScaleLayout": False,
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,
+}
+READY = """() => window.app?.graph && window.app.extensionManager
+           && window.LiteGraph?.registered_node_types?.RivalInvert"""
+NODE = "(type) => app.graph.nodes.find((node) => node.type === type)"
+COMMAND = "(name) => { app.extensionManager.command.execute(name) }"
+PICTURES = """(() => app.graph.nodes.filter((node) => node.type === "SaveImage")
+    .flatMap((node) => node.imgs ?? []).filter((image) => image.naturalWidth).length)"""
+CENTRE = f"""([type, scale]) => {{
+    const node = ({NODE})(type), view = app.canvas, page = view.canvas.getBoundingClientRect();
+    view.deselectAll?.();
+    view.ds.scale = scale;
+    view.ds.offset[0] = page.width / scale / 2 - node.pos[0] - node.size[0] / 2;
+    view.ds.offset[1] = page.height / scale / 2 - node.pos[1] - node.size[1] / 2;
+    view.setDirty(true, true);
+}}"""
+
+
+@dataclass
+class Editor:
+    """One page of a running server."""
+
+    page: object
+    address: str
+    errors: list[str] = field(default_factory=list)  # what the console held, as text and place
+
+    def open(self, renderer: str = "classic", palette: str = "dark") -> Editor:
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.errors.append(f"{error.message} {error.stack}"))
+        # Core's own templates are a package of their own, which the tests do without.
+        self.page.route("**/templates/index*.json", lambda route: route.fulfill(json=[]))
+        chosen = {"Comfy.VueNodes.Enabled": RENDERERS[renderer], "Comfy.ColorPalette": palette}
+        for name, value in {**SETTINGS, **chosen}.items():
+            self.page.request.post(f"{self.address}/settings/{name}", data=json.dumps(value))
+        self.page.goto(self.address)
+        return self.wait_until_ready()
+
+    def reload(self) -> Editor:
+        self.page.reload()
+        return self.wait_until_ready()
+
+    def wait_until_ready(self) -> Editor:
+        self.page.wait_for_function(READY, timeout=120_000)
+        self.page.wait_for_timeout(1500)  # the first workflow is loaded by then
+        return self
+
+    def our_errors(self) -> list[str]:
+        """What the console held that names this pack."""
+        return [error for error in self.errors if "rival" in error.lower()]
+
+    def command(self, name: str) -> None:
+        self.page.evaluate(COMMAND, name)
+
+    def open_template(self, pack: str, name: str) -> None:
+        """From the browser's own dialog."""
+        self.command("Comfy.BrowseTemplates")
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text(pack, exact=True).first.click()
+        dialog.get_by_text(name, exact=True).first.click()
+        dialog.wait_for(state="hidden")
+        self.page.wait_for_function("() => app.graph.nodes.length > 4")
+
+    def load(self, workflow: dict) -> None:
+        self.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+        self.page.wait_for_timeout(500)
+
+    def add(self, node_type: str) -> None:
+        """A graph of this node alone."""
+        self.page.evaluate(
+            """(type) => {
+                app.graph.clear();
+                const node = LiteGraph.createNode(type);
+                node.pos = [0, 0];
+                app.graph.add(node);
+            }""",
+            node_type,
+        )
+
+    def missing_nodes(self) -> list[str]:
+        return self.page.evaluate(
+            "() => app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)"
+        )
+
+    def prompt(self) -> dict:
+        """What the browser would send to the server."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def saved(self) -> dict:
+        """The graph as a file holds it."""
+        return self.page.evaluate("() => app.graph.serialize()")
+
+    def widgets(self, node_type: str) -> dict:
+        return self.page.evaluate(
+            f"""(type) => Object.fromEntries(
+                ({NODE})(type).widgets.map((widget) => [widget.name, widget.value]))""",
+            node_type,
+        )
+
+    def set_widgets(self, node_id: str, values: dict) -> None:
+        self.page.evaluate(
+            """([id, values]) => app.graph.getNodeById(id).widgets.forEach((widget) => {
+                if (widget.name in values) widget.value = values[widget.name];
+            })""",
+            [int(node_id), values],
+        )
+
+    def centre(self, node_type: str, scale: float = 1.5) -> None:
+        self.page.evaluate(CENTRE, [node_type, scale])
+        self.page.wait_for_timeout(600)
+
+    def run(self, pictures: int, timeout: float = 120) -> None:
+        """Press Run, and wait until so many pictures are shown on the nodes that save."""
+        assert self.page.evaluate(PICTURES) == 0
+        self.command("Comfy.Canvas.FitView")  # a picture is loaded when its node is drawn
+        self.page.get_by_role("button", name="Run", exact=True).first.click()
+        self.page.wait_for_function(f"{PICTURES}() >= {pictures}", timeout=1000 * timeout)
+
+    def stored_workflow(self, name: str) -> dict:
+        """A workflow's file on the server."""
+        file = urllib.parse.quote(f"workflows/{name}.json", safe="")
+        return self.page.request.get(f"{self.address}/api/userdata/{file}").json()
+
+    def _heard(self, message) -> None:
+        if message.type == "error":
+            place = {}
+            with contextlib.suppress(Exception):
+                place = message.location
+            self.errors.append(f"{message.text} {place.get('url', '')}")

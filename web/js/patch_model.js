@@ -1,0 +1,85 @@
+// Puts the timeline on RIVAL Patch Model. Everything it does, the node's widgets do without it.
+
+import { app } from "../../../scripts/app.js";
+import { GATES, Timeline } from "./timeline.js";
+
+const NODE = "RivalPatchModel";
+const HEIGHT = 66;
+const MARGIN = 6; // around the element, in the classic renderer
+
+const widgetOf = (node, name) => node.widgets.find((widget) => widget.name === name);
+
+const isLinked = (node, name) =>
+  (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
+
+const stateOf = (node, timesteps) => ({
+  gates: Object.fromEntries(GATES.map((gate) => [gate, widgetOf(node, gate).value])),
+  locked: GATES.filter((gate) => isLinked(node, gate)),
+  strength: widgetOf(node, "strength").value,
+  timesteps,
+});
+
+/** Has `after` called whenever the object's method was. */
+function follow(object, method, after) {
+  const original = object[method];
+  object[method] = function (...values) {
+    const result = original?.apply(this, values);
+    after(...values);
+    return result;
+  };
+}
+
+/** After an undo, Nodes 2.0 keeps the element of the node's predecessor on the page. */
+function takeOver(node, element) {
+  if (node.graph !== app.canvas?.graph) return;
+  const shown = document.querySelector(`[data-node-id="${node.id}"] .rival-timeline`);
+  if (shown && shown !== element) shown.replaceWith(element);
+}
+
+function addTimeline(node) {
+  let timesteps = [];
+  const timeline = new Timeline((gate, value) => {
+    const widget = widgetOf(node, gate);
+    widget.value = value;
+    widget.callback?.(value, app.canvas, node);
+  });
+  const show = () => {
+    timeline.show(stateOf(node, timesteps));
+    node.setDirtyCanvas?.(true, true);
+  };
+  const widget = node.addDOMWidget("timeline", "rival_timeline", timeline.element, {
+    serialize: false, // not sent to the server
+    margin: MARGIN,
+    getMinHeight: () => HEIGHT + 2 * MARGIN,
+    getMaxHeight: () => HEIGHT + 2 * MARGIN,
+  });
+  widget.serialize = false; // not saved: the widgets' values are
+  // A side panel that lists the widgets leaves its own width on them; this one is the node's.
+  Object.defineProperty(widget, "width", { get: () => undefined, set: () => {} });
+  for (const name of [...GATES, "strength"]) follow(widgetOf(node, name), "callback", show);
+  follow(node, "onConfigure", () => {
+    takeOver(node, timeline.element);
+    show();
+  });
+  follow(node, "onConnectionsChange", show);
+  follow(node, "onExecuted", (output) => {
+    timesteps = output?.chain_timesteps ?? timesteps;
+    show();
+  });
+  show();
+}
+
+function addStyle() {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = new URL("./timeline.css", import.meta.url).href;
+  document.head.append(link);
+}
+
+app.registerExtension({
+  name: "rival.timeline",
+  setup: addStyle,
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) addTimeline(node);
+  },
+});
