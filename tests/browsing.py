@@ -34,14 +34,6 @@ def page_of(browser, server) -> Iterator[Editor]:
     context.close()
 
 
-@pytest.fixture
-def editor(browser, server) -> Iterator[Editor]:
-    """A page with nothing opened yet; the console must hold no error of the pack at the end."""
-    with page_of(browser, server) as editor:
-        yield editor
-        assert editor.our_errors() == []
-
-
 @pytest.fixture(scope="module")
 def open_editor(browser, server) -> Iterator[Editor]:
     """One page for a whole module."""

@@ -20,8 +20,9 @@ READY = """() => window.app?.graph && window.app.extensionManager
            && window.LiteGraph?.registered_node_types?.RivalInvert"""
 NODE = "(type) => app.graph.nodes.find((node) => node.type === type)"
 COMMAND = "(name) => { app.extensionManager.command.execute(name) }"
-PICTURES = """(() => app.graph.nodes.filter((node) => node.type === "SaveImage")
-    .flatMap((node) => node.imgs ?? []).filter((image) => image.naturalWidth).length)"""
+PICTURES = """(() => app.graph.nodes.filter((node) => node.type === "SaveImage").flatMap((node) =>
+    node.imgs ?? [...document.querySelectorAll(`[data-node-id="${node.id}"] img`)])
+    .filter((image) => image.naturalWidth).length)"""  # in the classic renderer, or in Nodes 2.0
 CENTRE = f"""([type, scale]) => {{
     const node = ({NODE})(type), view = app.canvas, page = view.canvas.getBoundingClientRect();
     view.deselectAll?.();
@@ -42,7 +43,7 @@ class Editor:
 
     def open(self, renderer: str = "classic", palette: str = "dark") -> Editor:
         self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.errors.append(f"{error.message} {error.stack}"))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error.stack)))
         # Core's own templates are a package of their own, which the tests do without.
         self.page.route("**/templates/index*.json", lambda route: route.fulfill(json=[]))
         chosen = {"Comfy.VueNodes.Enabled": RENDERERS[renderer], "Comfy.ColorPalette": palette}
@@ -119,6 +120,42 @@ class Editor:
             })""",
             [int(node_id), values],
         )
+
+    def node(self, node_type: str) -> dict:
+        """As a file holds it."""
+        return next(node for node in self.saved()["nodes"] if node["type"] == node_type)
+
+    def enter(self, node_type: str, name: str, value: float) -> None:
+        """As the frontend does when somebody has typed a value."""
+        self.page.evaluate(
+            f"""([type, name, value]) => {{
+                const node = ({NODE})(type);
+                const widget = node.widgets.find((widget) => widget.name === name);
+                widget.value = value;
+                widget.callback?.(value, app.canvas, node);
+            }}""",
+            [node_type, name, value],
+        )
+
+    def wire_a_number(self, node_type: str, name: str) -> None:
+        """Have a PrimitiveFloat set a widget."""
+        self.page.evaluate(
+            f"""([type, name]) => {{
+                const node = ({NODE})(type), source = LiteGraph.createNode("PrimitiveFloat");
+                app.graph.add(source);
+                source.connect(0, node, node.inputs.findIndex((input) => input.name === name));
+            }}""",
+            [node_type, name],
+        )
+
+    def shows_no_widgets_of_packs(self) -> bool:
+        return self.page.locator(".rival-timeline").count() == 0
+
+    def save_as(self, name: str) -> None:
+        self.command("Comfy.SaveWorkflowAs")
+        self.page.get_by_role("dialog").get_by_role("textbox").fill(name)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_timeout(1000)
 
     def centre(self, node_type: str, scale: float = 1.5) -> None:
         self.page.evaluate(CENTRE, [node_type, scale])

@@ -1,7 +1,7 @@
 // The schedule's gates, as rival_core/gates.py has them. Pure: numbers in, numbers out.
 
-/** The paper's timestep at a fraction of the schedule, 0 at pure noise. */
-const timestepAt = (fraction) => 1000 * (1 - fraction);
+/** The paper's timestep at a fraction of the schedule, 0 at pure noise; to a millionth. */
+const timestepAt = (fraction) => Math.round(1e9 * (1 - fraction)) / 1e6;
 
 /** The fraction of the schedule at a timestep. */
 export const fractionAt = (t) => 1 - t / 1000;
