@@ -147,7 +147,8 @@ class Run:
         replaces = model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
         self.warn_of(replaces)
         injection = Injection(step, roles, replaces)
-        return host.with_hooks(model_options, injection, injection.replaces())
+        faster = host.for_longer_keys(model_options, x.device)
+        return host.with_hooks(model_options, injection, injection.replaces(), **faster)
 
     def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
         """Runs, in one batch a chain, the exemplar rows that this step needs and does not have."""

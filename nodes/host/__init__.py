@@ -25,7 +25,6 @@ from .files import (
 )
 from .hooks import (
     Enough,
-    attention,
     encode_conditioning,
     evaluate,
     row_roles,
@@ -34,6 +33,7 @@ from .hooks import (
     with_hooks,
     wrapper_owner,
 )
+from .kernels import attention, for_longer_keys
 from .loras import are_loras, hooks_of, keep_changed_weights, register_loras
 from .models import (
     FAMILIES,
@@ -78,6 +78,7 @@ __all__ = [
     "encode_conditioning",
     "evaluate",
     "find_chain",
+    "for_longer_keys",
     "free_unused",
     "from_model_space",
     "from_pillow",

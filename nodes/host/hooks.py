@@ -7,7 +7,6 @@ from typing import Any
 
 import comfy.sampler_helpers
 import comfy.samplers
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -117,18 +116,3 @@ def with_hooks(
             merged = {**replaces.get(name, {}), **added}
             options["patches_replace"] = {**replaces, name: merged}
     return {**model_options, "transformer_options": options}
-
-
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, extra_options: dict, mask: Tensor | None = None
-) -> Tensor:
-    """The host's fast attention, as a transformer block would call it; a mask adds to scores."""
-    return optimized_attention(
-        q,
-        k,
-        v,
-        extra_options["n_heads"],
-        mask=mask,
-        attn_precision=extra_options["attn_precision"],
-        transformer_options=extra_options,
-    )
