@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rival_core.errors import RivalError
-from ..rival_core.exemplar import LAYERS, Exemplar, choose_layers
+from ..rival_core.exemplar import KEYS, LAYERS, Exemplar, choose_layers
 from ..rival_core.features import FEATURES
 from ..rival_core.gates import Gates
 from . import checks, host
 from .alignment import align
-from .schema import RivalChain, named, notify, output, schema
+from .schema import RivalChain, advanced, named, notify, output, schema
 
 NODE = "RIVAL Patch Model"
 
@@ -99,6 +99,18 @@ class RivalPatchModel(io.ComfyNode):
                     tooltip="Which part of the photo is read, in the photo's own frame: leave its "
                     "background out, for instance.",
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "exemplar_keys",
+                        options=list(KEYS),
+                        default="all",
+                        optional=True,
+                        tooltip="How much of the photo is read beside the image's own tokens, "
+                        "where there are most. all is RIVAL. quarter: every second row and "
+                        "column there, for faster steps after replace_end and a somewhat looser "
+                        "likeness.",
+                    )
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output(tooltip="The model, steered. Any sampler takes it.")],
@@ -118,6 +130,7 @@ class RivalPatchModel(io.ComfyNode):
         features,
         mask=None,
         exemplar_mask=None,
+        exemplar_keys="all",
     ) -> io.NodeOutput:
         with named(NODE):
             checks.same_model(chain, host.model_card(model))
@@ -129,7 +142,8 @@ class RivalPatchModel(io.ComfyNode):
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
             exemplar = Exemplar(chain, gates, strength, choose_layers(chain.model, layers),
                                 checks.one_mask("exemplar_mask", exemplar_mask),
-                                checks.one_mask("mask", mask, may_be_empty=True), features)
+                                checks.one_mask("mask", mask, may_be_empty=True), features,
+                                exemplar_keys)
             notices = notify(NODE, cls.notices(model, exemplar))
             return output(cls, align(model, exemplar), text=notices,
                           chain_timesteps=cls.timesteps(model, chain))

@@ -161,7 +161,8 @@ class Step:
 
     def read(self, layer: Layer, role: str) -> Tokens:
         """The layer's readers' tokens for rows of this role, side by side; always one object."""
-        readers = self.steering.at(layer).readers
+        steering = self.steering.at(layer)
+        readers = steering.readers
         rows = tuple(exemplar_role(e.chain, role) for e in readers)
         key = (layer, rows)
         if key not in self.merged:
@@ -171,7 +172,8 @@ class Step:
                     "the photo's own model call never reached the self-attention of block "
                     f"{layer[0]}: remove what skips parts of the model"
                 )
-            parts = [e.visible(tokens[layer]) for e, tokens in zip(readers, held)]
+            parts = [e.visible(tokens[layer], layer, steering.replace)
+                     for e, tokens in zip(readers, held)]
             self.merged[key] = join(parts)
             self.lengths[layer] = [part.context.shape[1] for part in parts]
         return self.merged[key]

@@ -13,7 +13,7 @@ from .chain import Chain, ModelCard
 from .errors import RivalError
 from .features import FEATURES
 from .gates import Gates
-from .masks import resize_mask, tokens_inside
+from .masks import every_second, resize_mask, tokens_inside
 from .noise import start_latents
 from .normalization import Statistics, statistics
 
@@ -29,8 +29,11 @@ class Exemplar:
     seen: Tensor | None = None  # [1, H, W], which part of the photo is read; None: all of it
     mask: Tensor | None = None  # [1, H, W], where in the target it acts; None: everywhere
     features: str = "live"  # one of FEATURES
+    keys: str = "all"  # one of KEYS
 
     def __post_init__(self):
+        if self.keys not in KEYS:
+            raise RivalError(f"exemplar_keys is {self.keys!r}: choose one of {', '.join(KEYS)}")
         if not 0.0 <= self.strength <= 1.0:
             raise RivalError(f"strength is {self.strength}: give 0 to 1")
         if self.features not in FEATURES:
@@ -51,11 +54,14 @@ class Exemplar:
         """The height and width of the photo's latent."""
         return tuple(self.chain.latents.shape[2:])
 
-    def visible(self, tokens: Tokens) -> Tokens:
-        """Of the photo's tokens in one layer, those that may be read."""
-        if self.seen is None:
-            return tokens
-        return select(tokens, tokens_inside(self.seen, tokens.context.shape[1], self.size))
+    def visible(self, tokens: Tokens, layer: Layer, replace: bool) -> Tokens:
+        """Of the photo's tokens in one layer, those that are read: alone, or beside one's own."""
+        count, index = tokens.context.shape[1], None
+        if self.seen is not None:
+            index = tokens_inside(self.seen, count, self.size)
+        if self.keys == "quarter" and not replace and layer in finest_layers(self.chain.model):
+            index = thinned(index, every_second(count, self.size))
+        return tokens if index is None else select(tokens, index)
 
     def statistics(self, eps: Tensor) -> Statistics:
         """Of the photo's predicted noise [1, C, H, W], where it may be read."""
@@ -68,6 +74,26 @@ class Exemplar:
         return self.strength * resize_mask(self.mask, like)
 
 
+KEYS = ("all", "quarter")
+
+
+def thinned(seen: Tensor | None, kept: Tensor | None) -> Tensor | None:
+    """Of the tokens with the numbers `seen`, those with the numbers `kept`; all if none is left.
+
+    None stands for all tokens.
+    """
+    if seen is None or kept is None:
+        return kept if seen is None else seen
+    both = seen[torch.isin(seen, kept)]
+    return both if len(both) else seen
+
+
+def finest_layers(card: ModelCard) -> frozenset[Layer]:
+    """The self-attention layers with the most tokens, which are the narrowest."""
+    narrowest = min(width for *_, width in card.layers)
+    return frozenset((block, depth) for block, depth, width in card.layers if width == narrowest)
+
+
 def in_order(exemplars: Iterable[Exemplar]) -> tuple[Exemplar, ...]:
     """In an order of their own: rounding, too, must not depend on which patch came first."""
 
@@ -75,7 +101,7 @@ def in_order(exemplars: Iterable[Exemplar]) -> tuple[Exemplar, ...]:
         tensors = (exemplar.chain.end, exemplar.seen, exemplar.mask)
         numbers = [b"" if t is None else t.cpu().contiguous().numpy().tobytes() for t in tensors]
         gates = [*vars(exemplar.gates).values(), exemplar.strength]
-        return *numbers, gates, sorted(exemplar.layers or ())
+        return *numbers, gates, sorted(exemplar.layers or ()), exemplar.keys
 
     return tuple(sorted(exemplars, key=content))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
@@ -34,6 +35,15 @@ def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]
         if grid[0] * grid[1] == tokens:
             return factor, grid
     return None
+
+
+def every_second(tokens: int, size: tuple[int, int]) -> Tensor | None:
+    """The numbers [n] of a layer's tokens in every second row and column of a latent of this size.
+
+    A quarter of them, rounded up along each side; None if the tokens are no grid over the latent.
+    """
+    found = token_grid(tokens, size)
+    return None if found is None else torch.arange(tokens).view(found[1])[::2, ::2].flatten()
 
 
 def tokens_inside(mask: Tensor, tokens: int, size: tuple[int, int]) -> Tensor:
