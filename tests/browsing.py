@@ -10,6 +10,8 @@ import pytest
 from editor import Editor
 
 WINDOW = {"width": 1400, "height": 900}
+RENDERERS = ("classic", "nodes 2.0")
+FINISHED = (1, 49)  # in 1.27, of ComfyUI 0.3.64, Nodes 2.0 is an experiment that lacks widgets
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +30,13 @@ def browser() -> Iterator:
 
 
 @contextmanager
-def page_of(browser, server) -> Iterator[Editor]:
+def opened(browser, server, host, renderer: str = "classic", palette: str = "dark") -> Iterator:
+    """An editor in one of the renderers; the console holds no error of the pack at the end."""
+    version = tuple(map(int, frontend.pinned(host).rpartition("=")[2].split(".")[:2]))
+    if renderer == "nodes 2.0" and version < FINISHED:
+        pytest.skip(f"Nodes 2.0 is an experiment in {frontend.pinned(host)}")
     context = browser.new_context(viewport=WINDOW)
-    yield Editor(context.new_page(), f"http://{server.address}")
+    editor = Editor(context.new_page(), f"http://{server.address}")
+    yield editor.open(renderer == "nodes 2.0", palette)
     context.close()
-
-
-@pytest.fixture(scope="module")
-def open_editor(browser, server) -> Iterator[Editor]:
-    """One page for a whole module."""
-    with page_of(browser, server) as editor:
-        yield editor.open()
+    assert editor.our_errors() == []

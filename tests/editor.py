@@ -7,7 +7,6 @@ import json
 import urllib.parse
 from dataclasses import dataclass, field
 
-RENDERERS = {"classic": False, "nodes 2.0": True}
 SETTINGS = {  # nothing that comes up by itself, and no other model's first workflow
     "Comfy.TutorialCompleted": True,
     "Comfy.Release.Status": "skipped",
@@ -41,12 +40,12 @@ class Editor:
     address: str
     errors: list[str] = field(default_factory=list)  # what the console held, as text and place
 
-    def open(self, renderer: str = "classic", palette: str = "dark") -> Editor:
+    def open(self, nodes_2: bool, palette: str) -> Editor:
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.errors.append(str(error.stack)))
         # Core's own templates are a package of their own, which the tests do without.
         self.page.route("**/templates/index*.json", lambda route: route.fulfill(json=[]))
-        chosen = {"Comfy.VueNodes.Enabled": RENDERERS[renderer], "Comfy.ColorPalette": palette}
+        chosen = {"Comfy.VueNodes.Enabled": nodes_2, "Comfy.ColorPalette": palette}
         for name, value in {**SETTINGS, **chosen}.items():
             self.page.request.post(f"{self.address}/settings/{name}", data=json.dumps(value))
         self.page.goto(self.address)
@@ -82,11 +81,13 @@ class Editor:
         self.page.wait_for_timeout(500)
 
     def add(self, node_type: str) -> None:
-        """A graph of this node alone."""
+        """A graph of this node alone, under an id not used before: frontends keep state by id."""
         self.page.evaluate(
             """(type) => {
+                window.added = (window.added ?? 0) + 1;
                 app.graph.clear();
                 const node = LiteGraph.createNode(type);
+                node.id = window.added;
                 node.pos = [0, 0];
                 app.graph.add(node);
             }""",
@@ -137,6 +138,48 @@ class Editor:
             [node_type, name, value],
         )
 
+    def press(self, node_type: str, name: str) -> None:
+        """A button widget: an element in Nodes 2.0, a drawing in the classic renderer."""
+        label = self.page.evaluate(
+            f"""([type, name]) => ({NODE})(type).widgets
+                .find((widget) => widget.name === name).label""",
+            [node_type, name],
+        )
+        button = self.page.get_by_role("button", name=label)
+        if button.count():
+            return button.first.click()
+        x, y = self.page.evaluate(
+            f"""([type, name]) => {{
+                const node = ({NODE})(type), view = app.canvas;
+                const widget = node.widgets.find((widget) => widget.name === name);
+                const page = view.canvas.getBoundingClientRect();
+                const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
+                return place.map((at, i) => (at + view.ds.offset[i]) * view.ds.scale
+                    + [page.left, page.top][i]);
+            }}""",
+            [node_type, name],
+        )
+        self.page.mouse.click(x, y)
+
+    def outline(self, node_type: str) -> dict:
+        """Where the page shows the node, with its title and a margin, in pixels."""
+        x, y, width, height = self.page.evaluate(
+            f"""(type) => {{
+                const node = ({NODE})(type), view = app.canvas;
+                const element = document.querySelector(`[data-node-id="${{node.id}}"]`);
+                if (element) {{
+                    const box = element.getBoundingClientRect();
+                    return [box.x - 12, box.y - 12, box.width + 24, box.height + 24];
+                }}
+                const page = view.canvas.getBoundingClientRect(), scale = view.ds.scale;
+                return [(node.pos[0] + view.ds.offset[0]) * scale + page.left - 12,
+                    (node.pos[1] - 30 + view.ds.offset[1]) * scale + page.top - 12,
+                    node.size[0] * scale + 24, (node.size[1] + 30) * scale + 24];
+            }}""",
+            node_type,
+        )
+        return {"x": max(x, 0), "y": max(y, 0), "width": width, "height": height}
+
     def wire_a_number(self, node_type: str, name: str) -> None:
         """Have a PrimitiveFloat set a widget."""
         self.page.evaluate(
@@ -147,9 +190,6 @@ class Editor:
             }}""",
             [node_type, name],
         )
-
-    def shows_no_widgets_of_packs(self) -> bool:
-        return self.page.locator(".rival-timeline").count() == 0
 
     def save_as(self, name: str) -> None:
         self.command("Comfy.SaveWorkflowAs")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import workflow
+from browsing import opened
 from serving import PACK_NAME, WORKFLOWS, pictures
 
 STEPS = 6
@@ -86,11 +87,15 @@ def test_workflow_runs(path, server, object_info):
             assert_only_the_middle_differs(images)
 
 
+@pytest.fixture(scope="module")
+def editor(browser, server, host):
+    with opened(browser, server, host) as editor:
+        yield editor
+
+
 @pytest.mark.host
-def test_template_runs_in_the_browser(path, open_editor, object_info):
+def test_template_runs_in_the_browser(path, editor, object_info):
     """Opened from the browser's own dialog; it sends what runs headless, so all is cached."""
-    editor = open_editor
-    editor.errors.clear()
     editor.open_template(PACK_NAME, path.stem)
     assert editor.missing_nodes() == []
     prompt = workflow.to_prompt(load(path), object_info)

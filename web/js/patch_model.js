@@ -2,12 +2,11 @@
 
 import { app } from "../../../scripts/app.js";
 import { GATES, Timeline } from "./timeline.js";
+import { follow, setValue, widgetOf } from "./widgets.js";
 
 const NODE = "RivalPatchModel";
 const HEIGHT = 66;
 const MARGIN = 6; // around the element, in the classic renderer
-
-const widgetOf = (node, name) => node.widgets.find((widget) => widget.name === name);
 
 const isLinked = (node, name) =>
   (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
@@ -19,16 +18,6 @@ const stateOf = (node, timesteps) => ({
   timesteps,
 });
 
-/** Has `after` called whenever the object's method was. */
-function follow(object, method, after) {
-  const original = object[method];
-  object[method] = function (...values) {
-    const result = original?.apply(this, values);
-    after(...values);
-    return result;
-  };
-}
-
 /** After an undo, Nodes 2.0 keeps the element of the node's predecessor on the page. */
 function takeOver(node, element) {
   if (node.graph !== app.canvas?.graph) return;
@@ -38,11 +27,7 @@ function takeOver(node, element) {
 
 function addTimeline(node) {
   let timesteps = [];
-  const timeline = new Timeline((gate, value) => {
-    const widget = widgetOf(node, gate);
-    widget.value = value;
-    widget.callback?.(value, app.canvas, node);
-  });
+  const timeline = new Timeline((gate, value) => setValue(app, node, gate, value));
   const show = () => {
     timeline.show(stateOf(node, timesteps));
     node.setDirtyCanvas?.(true, true);
