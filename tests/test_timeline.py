@@ -75,6 +75,16 @@ def test_a_dragged_gate_is_the_widgets_value(editor):
     assert "timeline" not in inputs
 
 
+def test_it_stays_as_wide_as_its_node(editor):
+    """Clicking it selects the node, whose widgets a side panel may then list."""
+    timeline = editor.page.locator(".rival-timeline:visible")
+    before = timeline.bounding_box()["width"]
+    assert before > 0.85 * editor.outline(NODE)["width"]
+    drag(editor, "replace_end", 0.7)
+    editor.page.wait_for_timeout(700)
+    assert timeline.bounding_box()["width"] == pytest.approx(before, rel=0.01)
+
+
 def test_no_gate_leaves_the_schedule(editor):
     drag(editor, "inject_start", -0.3)
     drag(editor, "normalize_end", 1.3)
