@@ -7,7 +7,8 @@ import json
 import urllib.parse
 from dataclasses import dataclass, field
 
-SETTINGS = {  # nothing that comes up by itself, and no other model's first workflow
+SETTINGS = {  # the panel that lists a node's widgets again, and nothing that comes up by itself
+    "Comfy.RightSidePanel.IsOpen": True,
     "Comfy.TutorialCompleted": True,
     "Comfy.Release.Status": "skipped",
     "Comfy.Notification.ShowVersionUpdates": False,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 import workflow
 from browsing import RENDERERS, opened
 from comfyui_rival.rival_core.gates import Gates
+from comfyui_rival.rival_core.schedule import rival_timesteps
 from serving import PACK_NAME
 from test_workflows import WORKFLOWS, load, quick
 
@@ -65,6 +67,7 @@ def test_a_dragged_gate_is_the_widgets_value(editor):
     assert value(editor, "replace_end") == shown(editor, "replace_end")
     assert value(editor, "replace_end") == pytest.approx(0.7, abs=0.011)
     after = editor.node(NODE)
+    assert len(after["widgets_values"]) == len(editor.widgets(NODE)) - 1  # without the timeline
     assert after["pos"] == before["pos"]  # the node did not move along
     position = list(editor.widgets(NODE)).index("replace_end")
     changed = [i for i, pair in enumerate(zip(before["widgets_values"], after["widgets_values"]))
@@ -76,7 +79,7 @@ def test_a_dragged_gate_is_the_widgets_value(editor):
 
 
 def test_it_stays_as_wide_as_its_node(editor):
-    """Clicking it selects the node, whose widgets a side panel may then list."""
+    """Clicking it selects the node, whose widgets a side panel then lists."""
     timeline = editor.page.locator(".rival-timeline:visible")
     before = timeline.bounding_box()["width"]
     assert before > 0.85 * editor.outline(NODE)["width"]
@@ -143,12 +146,27 @@ def test_it_shows_the_steps_of_a_chain_that_has_run(editor, object_info):
     prompt = workflow.to_prompt(load(VARIATION), object_info)
     for node_id, node in prompt.items():
         editor.set_widgets(node_id, quick(node))
-    drag(editor, "replace_end", next(UNUSED))  # what is cached is not run, and tells nothing
+    replace_end = next(UNUSED)  # what is cached is not run, and tells nothing
+    for gate, fraction in zip(vars(Gates()), (0.2, replace_end, 0.7, 0.4)):
+        editor.enter(NODE, gate, fraction)
     editor.run(pictures=1)
     editor.centre(NODE)
     assert editor.page.locator(".rival-timeline:visible .steps i").count() == STEPS
-    parts = editor.page.locator(".rival-timeline:visible .lane.attention .part")
-    assert sum(int(part.get_attribute("data-steps")) for part in parts.all()) == STEPS
+    gates = Gates(0.2, replace_end, 0.7, 0.4)
+    timesteps = [*reversed(rival_timesteps(STEPS))]
+    kinds = itertools.groupby(gates.attention(t).value for t in timesteps)
+    runs = [(kind, len(list(run))) for kind, run in kinds]
+    assert [kind for kind, _ in runs] == ["plain", "replace", "concat", "plain"]
+    assert parts_of(editor, "attention") == runs
+    colours = sum(map(gates.normalizes, timesteps))
+    assert parts_of(editor, "colours") == [("normalized", colours), ("own", STEPS - colours)]
+
+
+def parts_of(editor, lane: str) -> list[tuple[str, int]]:
+    """What a lane shows, left to right: (kind, number of steps)."""
+    parts = editor.page.locator(f".rival-timeline:visible .lane.{lane} .part").all()
+    return [(part.get_attribute("class").split()[-1], int(part.get_attribute("data-steps")))
+            for part in parts]
 
 
 def test_its_rules_are_the_samplers(page):

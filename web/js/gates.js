@@ -26,21 +26,38 @@ export function lanes(gates, timesteps) {
   const start = gates.inject_start;
   const end = Math.max(start, gates.inject_end);
   const middle = Math.min(Math.max(start, gates.replace_end), end);
-  const count = (rule, kind) => timesteps.filter((t) => rule(t) === kind).length;
-  const attentionAt = (t) => attention(gates, t);
-  const coloursAt = (t) => (normalizes(gates, t) ? "normalized" : "own");
   return {
-    attention: [
-      { kind: "plain", from: 0, to: start },
-      { kind: "replace", from: start, to: middle },
-      { kind: "concat", from: middle, to: end },
-      { kind: "plain", from: end, to: 1 },
-    ].filter(isWide).map((part) => ({ ...part, steps: count(attentionAt, part.kind) })),
-    colours: [
-      { kind: "normalized", from: 0, to: gates.normalize_end },
-      { kind: "own", from: gates.normalize_end, to: 1 },
-    ].filter(isWide).map((part) => ({ ...part, steps: count(coloursAt, part.kind) })),
+    attention: counted(
+      [
+        { kind: "plain", from: 0, to: start },
+        { kind: "replace", from: start, to: middle },
+        { kind: "concat", from: middle, to: end },
+        { kind: "plain", from: end, to: 1 },
+      ],
+      timesteps,
+      (t) => attention(gates, t),
+    ),
+    colours: counted(
+      [
+        { kind: "normalized", from: 0, to: gates.normalize_end },
+        { kind: "own", from: gates.normalize_end, to: 1 },
+      ],
+      timesteps,
+      (t) => (normalizes(gates, t) ? "normalized" : "own"),
+    ),
   };
 }
 
-const isWide = (part) => part.to > part.from;
+/** The parts that are not empty, each with the number of steps that the rule puts there. */
+function counted(parts, timesteps, rule) {
+  const wide = parts.filter((part) => part.to > part.from);
+  const partOf = (t) => nearest(wide.filter((part) => part.kind === rule(t)), fractionAt(t));
+  const places = timesteps.map(partOf);
+  return wide.map((part) => ({ ...part, steps: places.filter((place) => place === part).length }));
+}
+
+/** Of two plain parts, the one that a fraction is in or next to. */
+function nearest(parts, fraction) {
+  const distance = (part) => Math.max(part.from - fraction, fraction - part.to);
+  return parts.reduce((a, b) => (a && distance(a) <= distance(b) ? a : b), undefined);
+}
