@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 
@@ -18,20 +17,7 @@ import train
 from autoencoder import Autoencoder, start_as_mosaic
 from render import render
 from scenes import make_scene
-
-CPU = torch.device("cpu")
-NEVER = train.Deadline(math.inf)
-TINY = {"model_channels": 32, "num_heads": 2}
-
-
-class FewCaptions:
-    """Stands in for the text encoder, which takes seconds to make."""
-
-    def __init__(self):
-        from split import trained_attributes
-
-        self.attributes = trained_attributes(6)
-        self.embedded = torch.randn(7, 77, 768, generator=torch.Generator().manual_seed(0)).half()
+from training import CPU, NEVER, TINY, FewCaptions
 
 
 def train_images(folder: Path, crops: int) -> dict:

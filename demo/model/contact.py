@@ -16,7 +16,7 @@ from latents import encode
 from render import render
 from scenes import caption, make_scene
 from split import is_held_out
-from unet import make_unet, use_host
+from unet import frozen_unet, use_host
 
 LATENT_SIZE = 16
 FIRST_SEED = 5 * 10**9  # never trained on
@@ -34,10 +34,7 @@ def sheet(tensors: dict[str, torch.Tensor], columns: int, rows: int, cfg: float,
     if any(name.startswith(export.UNET_PREFIX) for name in tensors):
         use_host()
         embedded = TextEncoder()(["", *texts])
-        unet = make_unet()
-        unet.load_state_dict({name.removeprefix(export.UNET_PREFIX): tensor.float()
-                              for name, tensor in tensors.items()
-                              if name.startswith(export.UNET_PREFIX)})
+        unet = frozen_unet(tensors)
         images += [autoencoder.decode(sample(unet, embedded[1:], embedded[:1], LATENT_SIZE, seed,
                                              cfg=cfg)) for seed in range(rows)]
     grid = torch.stack(images).clamp(0, 1)  # [rows, columns, 3, h, w]

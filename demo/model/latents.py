@@ -39,6 +39,8 @@ class Captions:
 class LatentBatches:
     """Latents and captions; a batch depends on nothing but how many samples came before it."""
 
+    empty_share = EMPTY_SHARE
+
     def __init__(self, captions: Captions, autoencoder: Autoencoder, device: torch.device,
                  size: int = SIZE):
         self.captions, self.device, self.size = captions, device, size
@@ -57,8 +59,8 @@ class LatentBatches:
         pass_now, place = divmod(place, SCENES_PER_ROUND)
         order = torch.Generator().manual_seed(round_now * PASSES + pass_now)
         rows = torch.randperm(SCENES_PER_ROUND, generator=order).roll(-place)
-        rows = rows.repeat(size // SCENES_PER_ROUND + 1)[:size]
-        named = torch.rand(size, generator=generator) >= EMPTY_SHARE
+        self.rows = rows = rows.repeat(size // SCENES_PER_ROUND + 1)[:size]
+        named = torch.rand(size, generator=generator) >= self.empty_share
         text = self.captions.embedded[(self.rows_of_text[rows] * named).to(self.device)]
         return self.latents[rows.to(self.device)], text, generator
 
@@ -67,17 +69,23 @@ class LatentBatches:
         choice = torch.Generator().manual_seed(round_now)
         drawn = self.fitting[torch.randint(len(self.fitting), (SCENES_PER_ROUND,),
                                            generator=choice)]
-        scenes = [make_scene(first + i, self.captions.attributes[row], self.size)
-                  for i, row in enumerate(drawn.tolist())]
-        self.latents = encode(self.autoencoder, scenes, self.device)
+        self.scenes = [make_scene(first + i, self.captions.attributes[row], self.size)
+                       for i, row in enumerate(drawn.tolist())]
+        self.latents = encode(self.autoencoder, self.scenes, self.device)
         self.rows_of_text, self.round = drawn + 1, round_now
 
 
 @torch.no_grad()
 def encode(autoencoder: Autoencoder, scenes: list[Scene], device: torch.device) -> torch.Tensor:
-    parts = []
-    for start in range(0, len(scenes), ENCODE_BATCH):
-        images = render(scenes[start:start + ENCODE_BATCH], device)
-        with torch.autocast(device.type, torch.bfloat16):
-            parts.append(autoencoder.encode(images.contiguous(memory_format=torch.channels_last)))
-    return torch.cat(parts).float()
+    return torch.cat([
+        to_latents(autoencoder, render(scenes[start:start + ENCODE_BATCH], device))
+        for start in range(0, len(scenes), ENCODE_BATCH)
+    ])
+
+
+@torch.no_grad()
+def to_latents(autoencoder: Autoencoder, images: torch.Tensor) -> torch.Tensor:
+    """[n, 3, h, w] in 0..1 to [n, 4, h/8, w/8]."""
+    with torch.autocast(images.device.type, torch.bfloat16):
+        latents = autoencoder.encode(images.contiguous(memory_format=torch.channels_last))
+    return latents.float()

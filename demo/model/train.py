@@ -87,7 +87,7 @@ def train_autoencoder(training: Training, batch: int, wanted: int, deadline: Dea
         images, generator = batches.at(training.samples, batch)
         return autoencoder_loss(training.model, images, generator, decoder_only)
 
-    _run(training, loss, batch, wanted, deadline)
+    run(training, loss, batch, wanted, deadline)
 
 
 def train_unet(training: Training, autoencoder: Autoencoder, captions, batch: int, wanted: int,
@@ -100,10 +100,10 @@ def train_unet(training: Training, autoencoder: Autoencoder, captions, batch: in
     def loss() -> torch.Tensor:
         return noise_loss(training.model, *batches.at(training.samples, batch))
 
-    _run(training, loss, batch, wanted, deadline)
+    run(training, loss, batch, wanted, deadline)
 
 
-def _run(training: Training, loss: Callable[[], torch.Tensor], batch: int, wanted: int,
+def run(training: Training, loss: Callable[[], torch.Tensor], batch: int, wanted: int,
          deadline: Deadline) -> None:
     started = said = saved = last = time.monotonic()
     first, losses = training.samples, []

@@ -24,6 +24,7 @@ CONFIG = {
     "transformer_depth_middle": -2, "use_linear_in_transformer": False, "context_dim": 768,
     "num_heads": 8, "num_head_channels": -1,
 }
+PREFIX = "model.diffusion_model."  # in checkpoints
 
 
 def use_host() -> None:
@@ -47,7 +48,15 @@ def make_unet(**changes) -> nn.Module:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     unet = UNetModel(**CONFIG | changes)
-    for module in unet.modules():
+    start(unet)
+    nn.init.zeros_(unet.out[-1].weight)
+    nn.init.zeros_(unet.out[-1].bias)
+    return unet
+
+
+def start(model: nn.Module) -> None:
+    """Fresh weights for layers of the host's; every residual branch begins at zero."""
+    for module in model.modules():
         for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm):
             if isinstance(module, kind):
                 kind.reset_parameters(module)  # the host's own leaves memory as it found it
@@ -55,9 +64,14 @@ def make_unet(**changes) -> nn.Module:
             nn.init.zeros_(module.out_layers[-1].weight)
         if hasattr(module, "proj_out"):
             nn.init.zeros_(module.proj_out.weight)
-    nn.init.zeros_(unet.out[-1].weight)
-    nn.init.zeros_(unet.out[-1].bias)
-    return unet
+
+
+def frozen_unet(tensors: dict[str, torch.Tensor], **changes) -> nn.Module:
+    """The trained UNet out of a checkpoint's tensors, not to be trained any more."""
+    unet = make_unet(**changes)
+    unet.load_state_dict({name.removeprefix(PREFIX): tensor.float()
+                          for name, tensor in tensors.items() if name.startswith(PREFIX)})
+    return unet.eval().requires_grad_(False)
 
 
 @torch.no_grad()
