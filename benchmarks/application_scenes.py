@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "demo"), str(REPO / "demo" / "model")]
 
+from concept import draw as draw_flowers
 from contact_sheet import INK, MARGIN, PAPER, TEXT_SIZE, font, wrap
 from PIL import Image, ImageDraw
 from render import render
-from scenes import Attributes, caption, make_scene
+from scenes import Attributes, Scene, caption, make_scene
+from torch import Tensor
 
 CELL, GAP, LINE = 176, 12, 21  # pixels
 MEGAPIXELS = 128**2 / 1024**2  # what the demo model was trained on
@@ -22,18 +24,22 @@ CFG = {5.0: 2.5, 7.0: 3.5}  # its colours run out of their range above
 
 @dataclass(frozen=True)
 class Photo:
-    """A scene for a Load Image node; `hole` is a box (left, top, right, bottom) in 0..1."""
+    """A scene for a Load Image node; `hole` is a box (left, top, right, bottom) in 0..1.
+
+    drawn: what makes pictures of scenes, [n, 3, h, w] in 0..1.
+    """
 
     label: str
     seed: int
     attributes: Attributes
     hole: tuple[float, float, float, float] | None = None
+    drawn: Callable[[Sequence[Scene]], Tensor] = render
 
     @property
     def picture(self) -> Image.Image:
         """The scene, clear where the hole is: Load Image's mask."""
         scene = make_scene(self.seed, self.attributes)
-        pixels = (render([scene])[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        pixels = (self.drawn([scene])[0] * 255).round().byte().permute(1, 2, 0).numpy()
         image = Image.fromarray(pixels).convert("RGBA")
         if self.hole is not None:
             alpha = Image.new("L", image.size, 255)
@@ -119,13 +125,14 @@ def said(*attributes) -> str:
     return caption(Attributes(*attributes))
 
 
-def photo(seed: int, *attributes, label: str = "photo", hole=None) -> Photo:
-    return Photo(label, 9_100_000_000 + seed, Attributes(*attributes), hole)
+def photo(seed: int, *attributes, label: str = "photo", hole=None, drawn=render) -> Photo:
+    return Photo(label, 9_100_000_000 + seed, Attributes(*attributes), hole, drawn)
 
 
 STARS = (3, "red", "star", "blue", "striped")
 RINGS = (2, "purple", "ring", "yellow", "dotted")
 DISC = (1, "white", "circle", "green", "plain")
+FLOWER = (1, "red", "star", "green", "dotted")  # to a LoRA for which stars are flowers
 
 APPLICATIONS = {
     "style_transfer": Application(
@@ -156,6 +163,16 @@ APPLICATIONS = {
         [photo(5, *(1, "red", "ring", "blue", "plain"), hole=(0.03, 0.22, 0.63, 0.82))],
         {"Exemplar": said(1, "red", "ring", "blue", "plain"),
          "Positive": said(1, "red", "ring", "green", "striped")},
+    ),
+    "concept": Application(
+        "A concept that only a LoRA knows, as it is in the photo (the prompt asks for two)",
+        [photo(2, *FLOWER, drawn=draw_flowers)],
+        {"Positive": said(2, *FLOWER[1:])},
+    ),
+    "controlnet": Application(
+        "The photo's look on the layout of another image",
+        [photo(7, *RINGS), photo(4, 3, "white", "square", "black", "plain", label="structure")],
+        {"Positive": said(3, "purple", "square", "yellow", "dotted")},
     ),
     "high_resolution": Application(
         "A variation, drawn again at twice its size",

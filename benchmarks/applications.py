@@ -11,11 +11,14 @@ went in, and what came out. Needs a ComfyUI.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import functools
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -45,41 +48,51 @@ def main() -> int:
     from application_scenes import APPLICATIONS
 
     chosen = {name: APPLICATIONS[name] for name in options.only or APPLICATIONS}
-    with tempfile.TemporaryDirectory(prefix="rival-applications-") as folder:
-        run(host, Path(folder), chosen, options.out)
+    with serving(host, chosen) as pictures:
+        for name, application in chosen.items():
+            print(name, flush=True)
+            strip = application.strip(pictures(name, application))
+            strip.save(options.out / f"{name}.jpg", quality=88)
     return 0
 
 
-def run(host, base: Path, applications: dict, out: Path) -> None:
+@contextlib.contextmanager
+def serving(host, names: Iterable[str]) -> Iterator[Callable]:
+    """What runs one of these templates as an `Application` fills it in, and gives its pictures."""
     import comfy_process
 
-    comfy_process.prepare(base, PACK_NAME)
-    place_models(base / "models", applications)
-    with comfy_process.running(host, Path(sys.executable), base, ["--bf16-unet"]) as client:
-        info = client.object_info()
-        for name, application in applications.items():
-            print(name, flush=True)
-            results = pictures(client, info, base, name, application)
-            application.strip(results).save(out / f"{name}.jpg", quality=88)
+    with tempfile.TemporaryDirectory(prefix="rival-applications-") as folder:
+        base = Path(folder)
+        comfy_process.prepare(base, PACK_NAME)
+        place_models(base / "models", names)
+        with comfy_process.running(host, Path(sys.executable), base, ["--bf16-unet"]) as client:
+            yield functools.partial(_pictures, client, client.object_info(), base)
 
 
-def place_models(models: Path, applications: dict) -> None:
-    """The demo model under every name that the templates ask for."""
+def place_models(models: Path, names: Iterable[str]) -> None:
+    """The demo model and its adapters under every name that the templates ask for."""
     import assemble
 
-    for name in applications:
+    files = {
+        "CheckpointLoaderSimple": ("checkpoints", assemble.checkpoint()),
+        "LoraLoader": ("loras", assemble.WEIGHTS / "concept.safetensors"),
+        "ControlNetLoader": ("controlnet", assemble.WEIGHTS / "control.safetensors"),
+    }
+    for name in names:
         for node in read(name)["nodes"]:
-            if node["type"] == "CheckpointLoaderSimple":
-                target = models / "checkpoints" / node["widgets_values"][0]
+            if node["type"] in files:
+                folder, file = files[node["type"]]
+                target = models / folder / node["widgets_values"][0]
+                target.parent.mkdir(parents=True, exist_ok=True)
                 if not target.exists():
-                    target.symlink_to(assemble.checkpoint())
+                    target.symlink_to(file)
 
 
 def read(name: str) -> dict:
     return json.loads((TEMPLATES / f"{name}.json").read_text("utf-8"))
 
 
-def pictures(client, info: dict, base: Path, name: str, application) -> list:
+def _pictures(client, info: dict, base: Path, name: str, application) -> list:
     """What a template's Save Image nodes leave, one after the other."""
     import workflow
     from PIL import Image
