@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from scenes import Attributes, Scene, caption, make_scene
 from torch import Tensor
 
 CELL, GAP, LINE = 176, 12, 21  # pixels
+ROW = CELL + LINE + GAP // 2  # a photo and its label
 MEGAPIXELS = 128**2 / 1024**2  # what the demo model was trained on
 CFG = {5.0: 2.5, 7.0: 3.5}  # its colours run out of their range above
 
@@ -95,29 +97,29 @@ class Application:
         found = [text for start, text in self.texts.items() if title.startswith(start)]
         return found[0] if found else ""
 
-    def strip(self, results: Sequence[Image.Image]) -> Image.Image:
-        """What went in, an arrow, what came out; the title above."""
-        went_in = [(photo.label, photo.shown) for photo in self.photos]
-        came_out = [("", result) for result in results]
-        width = 2 * MARGIN + (len(went_in) + len(came_out)) * (CELL + GAP) + 3 * GAP
+    def sheet(self, results: Sequence[Image.Image]) -> Image.Image:
+        """What went in, an arrow, what came out, in two rows; the title above."""
+        columns = math.ceil(len(results) / 2)
+        width = 2 * MARGIN + (1 + columns) * (CELL + GAP) + 3 * GAP
         lines = wrap(self.title, width - 2 * MARGIN, font(TEXT_SIZE))
         top = MARGIN // 2 + len(lines) * LINE + GAP
-        page = Image.new("RGB", (width, top + CELL + LINE + GAP + MARGIN // 2), PAPER)
+        rows = 2 if len(results) > 1 or len(self.photos) > 1 else 1
+        page = Image.new("RGB", (width, top + rows * ROW + MARGIN // 2), PAPER)
         draw = ImageDraw.Draw(page)
         for i, line in enumerate(lines):
             draw.text((MARGIN, MARGIN // 2 + i * LINE), line, fill=INK, font=font(TEXT_SIZE))
-        x = MARGIN
-        for i, (label, image) in enumerate([*went_in, *came_out]):
-            if i == len(went_in):
-                middle = top + CELL // 2
-                arrow = [(x, middle - GAP), (x, middle + GAP), (x + 2 * GAP - 4, middle)]
-                draw.polygon(arrow, fill=INK)
-                x += 3 * GAP
-            height = round(CELL * image.height / image.width)
-            fitted = image.resize((CELL, min(height, CELL)), Image.Resampling.LANCZOS)
-            page.paste(fitted, (x, top + (CELL - fitted.height) // 2))
-            draw.text((x, top + CELL + GAP // 2), label, fill=INK, font=font(TEXT_SIZE))
-            x += CELL + GAP
+        for i, photo in enumerate(self.photos):
+            page.paste(photo.shown, (MARGIN, top + i * ROW))
+            place = (MARGIN, top + i * ROW + CELL + GAP // 3)
+            draw.text(place, photo.label, fill=INK, font=font(TEXT_SIZE))
+        x, middle = MARGIN + CELL + GAP, top + CELL // 2
+        draw.polygon([(x, middle - GAP), (x, middle + GAP), (x + 2 * GAP - 4, middle)], fill=INK)
+        for i, result in enumerate(results):
+            row, column = divmod(i, columns)
+            height = min(CELL, round(CELL * result.height / result.width))
+            fitted = result.resize((CELL, height), Image.Resampling.LANCZOS)
+            left = x + 3 * GAP + column * (CELL + GAP)
+            page.paste(fitted, (left, top + row * (CELL + GAP) + (CELL - height) // 2))
         return page
 
 

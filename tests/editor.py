@@ -73,6 +73,7 @@ class Editor:
         self.command("Comfy.BrowseTemplates")
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(pack, exact=True).first.click()
+        dialog.get_by_placeholder("Search").fill(name)  # older ones list a part until one scrolls
         dialog.get_by_text(name, exact=True).first.click()
         dialog.wait_for(state="hidden")
         self.page.wait_for_function("() => app.graph.nodes.length > 4")

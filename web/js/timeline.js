@@ -122,12 +122,10 @@ export class Timeline {
 
   #grab(event, gate) {
     if (event.button !== 0) return;
-    event.stopPropagation(); // else the node moves along
     const handle = this.handles[gate];
     handle.focus({ preventScroll: true });
     handle.setPointerCapture(event.pointerId);
     const follow = (moved) => {
-      moved.stopPropagation();
       const lane = this.lanes[LANE_OF[gate]].getBoundingClientRect(); // as zoomed now
       this.#move(gate, (moved.clientX - lane.left) / lane.width);
     };
