@@ -51,8 +51,8 @@ def main() -> int:
     with serving(host, chosen) as pictures:
         for name, application in chosen.items():
             print(name, flush=True)
-            strip = application.strip(pictures(name, application))
-            strip.save(options.out / f"{name}.jpg", quality=88)
+            sheet = application.sheet(pictures(name, application))
+            sheet.save(options.out / f"{name}.jpg", quality=88)
     return 0
 
 

@@ -149,7 +149,6 @@ export class Timeline {
     }[event.key];
     if (target === undefined) return;
     event.preventDefault();
-    event.stopPropagation(); // else the canvas pans
     this.#move(gate, target);
   }
 }
