@@ -26,6 +26,7 @@ from comfyui_rival.rival_core.chain import Chain
 from comfyui_rival.rival_core.diffusers_model import Model, Prompt, to_diffusers
 from comfyui_rival.rival_core.exemplar import Exemplar
 from comfyui_rival.rival_core.gates import Gates
+from comfyui_rival.rival_core.inversion import DDIM, Solver
 
 WEIGHTS = REPO / "demo" / "model" / "weights"
 PASS = 16  # pictures at a time through the autoencoder
@@ -37,6 +38,7 @@ class Settings:
     cfg: float = 5.0
     count: int = 3  # variations of each scene
     seed: int = 0
+    solver: Solver = DDIM
 
 
 class DemoModel:
@@ -103,8 +105,9 @@ def make_cases(model: Model, scenes: Sequence[Scene], latents: Tensor,
     """As the README's variation: inverted with the caption, and an empty negative."""
     empty, *prompts = embed(["", *(caption(scene.attributes) for scene in scenes)])
     return [
-        Case(scene, latent[None], engine.invert(model, latent[None], prompt, settings.steps,
-                                                empty), prompt, empty)
+        Case(scene, latent[None],
+             engine.invert(model, latent[None], prompt, settings.steps, empty,
+                           solver=settings.solver), prompt, empty)
         for scene, latent, prompt in zip(scenes, latents, prompts)
     ]
 

@@ -1,0 +1,99 @@
+"""Whether fewer steps, inverted exactly, make variations as good as the paper's 50 steps.
+
+    python benchmarks/few_steps.py --scenes 24 --variations 2
+
+The scenes, the model and what is measured are benchmarks/quality.py's. Every row inverts the same
+scenes with its own steps and solver and varies them with RIVAL's defaults; printed are the figures,
+how far each row is from the first scene by scene, and what a variation costs in model rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
+
+import environment
+import quality
+
+# (steps, solver, iterations), the one that the others are compared with first
+ROWS = [(50, "ddim", 1), (20, "anderson", 10), (20, "ddim", 1), (10, "anderson", 10),
+        (10, "ddim", 1)]
+
+
+def main() -> int:
+    options = parse()
+    needs = environment.ENGINE_NEEDS
+    capable = environment.capable_interpreter(needs)
+    python = capable or environment.ensure(needs)
+    if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
+        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    run(options)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", type=int, default=24, help="exemplars (24)")
+    parser.add_argument("--variations", type=int, default=2, help="of each (2)")
+    parser.add_argument("--cfg", type=float, default=2.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, default=quality.WEIGHTS,
+                        help="the demo model's folder")
+    parser.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's own choice")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    import report
+    import torch
+    import variations
+    from judge import trained_judge
+    from render import render
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = variations.DemoModel(options.weights, torch.bfloat16, device)
+    judge = trained_judge(model.through, REPO / ".cache" / "benchmarks", model.digest)
+    scenes = quality.choose_scenes(options.scenes, "held-out", quality.FIRST_SEED)
+    latents = model.encode(render(scenes))
+    shown, clock, figures = model.decode(latents), quality.Clock(), {}
+    for steps, solver, iterations in ROWS:
+        settings = variations.Settings(steps, options.cfg, options.variations, options.seed,
+                                       variations.Solver(solver, iterations))
+        cases = variations.make_cases(model.exact, scenes, latents, settings)
+        images = [model.decode(variations.rival()(model.quick, c, settings)) for c in cases]
+        name = f"{steps} steps, `{solver}` ({cost(cases)})"
+        figures[name] = report.measure(judge, scenes, shown, images)
+        clock.say(name)
+    print(f"{options.scenes} held-out scenes, {options.variations} variations of each, cfg "
+          f"{options.cfg:g}: mean ± standard error over scenes.", "", report.table(figures), "",
+          *differences(figures), sep="\n")
+
+
+def cost(cases: list) -> str:
+    """Model rows of the inversion, and of one variation after it at guidance."""
+    calls = sum(int(case.chain.calls.sum()) for case in cases) / len(cases)
+    return f"{calls:.0f} + {3 * (len(cases[0].sigmas) - 1)} rows"
+
+
+def differences(figures: dict) -> list[str]:
+    """Each row against the first, scene against scene."""
+    import report
+
+    first, *others = figures
+    return [line for name in others for line in (
+        f"{name} against {first}:",
+        *(report.verdict(figure, figures[name], figures[first])
+          for figure in [*report.NEAREST, "diversity"]))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
