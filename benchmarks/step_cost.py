@@ -1,22 +1,25 @@
-"""What one sampling step costs: plain KSampler, this pack, and the official algorithm.
+"""What variations cost: plain KSampler, this pack, and the official algorithm.
 
-    python benchmarks/step_cost.py --checkpoint model.safetensors --size 512 --variations 1 4
+    python benchmarks/step_cost.py --size 256 --variations 1 4 16
+    python benchmarks/step_cost.py --size 512 --variations 1 --rounds 2
 
-All run the same network in the same process, in turn, and the medians are compared. RIVAL runs
-twice: with the photo's features computed live, and with those that an earlier run left. The
-official script runs four rows a variation (conditional and unconditional, exemplar and generated)
-and all of them read the longer keys; a step of it is N such calls. Without --checkpoint the
-network is SD1.5's, full size, with random weights.
+All run the same network in the same process, in turn, and medians are compared. A row is one
+step inside `replace_end` and one after it at the default gates, weighted as the 50 steps of the
+paper hold them. `live` computes the photo's features beside each step, `cached` reads those that an
+earlier run left. The official script runs four rows a variation (conditional and unconditional,
+exemplar and generated), all of which read the longer keys; N variations are N times one. Without
+--checkpoint the network is SD1.5's or SDXL's, full size, with random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
+from typing import NamedTuple
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "harness"))
@@ -25,12 +28,36 @@ import environment
 import hosts
 import in_process
 
-REPLACE_STEPS, CONCAT_STEPS = 19, 31  # of the paper's 50
-COMPARED = ("live", "cached", "official")
-GATES = {
-    "replace": {"replace_end": 1.0, "normalize_end": 0.4},
-    "concat": {"replace_end": 0.0, "normalize_end": 0.4},
-}
+STEPS = 50  # the paper's
+PHASES = {"replace": (10, 19), "concat": (30, 31)}  # a step of that kind, and how many there are
+
+
+class Kind(NamedTuple):
+    """A way to make variations."""
+
+    name: str  # plain, inversion, official, or how features are kept
+    keys: str = "all"  # of the exemplar that are read
+    in_ram: bool = False  # whether what is kept lies there, and not on the GPU
+
+    def __str__(self) -> str:
+        more = [f"{self.keys} keys"] * (self.keys != "all") + ["in RAM"] * self.in_ram
+        return ", ".join([self.name.replace("_", " "), *more])
+
+
+INVERSION = Kind("inversion")  # one step of one row
+OFFICIAL = Kind("official")  # one variation
+
+
+class Cost(NamedTuple):
+    """Of one step, weighted over the schedule."""
+
+    phases: dict[str, float]  # median seconds
+    peak: int | None  # bytes beside the model's and what is kept
+    stored: int = 0  # bytes that all steps keep
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.phases[name] * count for name, (_, count) in PHASES.items()) / STEPS
 
 
 def main() -> int:
@@ -43,129 +70,149 @@ def main() -> int:
     python = capable or environment.ensure((), found[:1])
     if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
         return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
-    in_process.prepare_host(found[0].path, cpu=not sees_gpu())
+    import torch
+
+    in_process.prepare_host(found[0].path, cpu=not torch.cuda.is_available(),
+                            pytorch_attention=options.pytorch_attention)
     in_process.register_pack()
-    model = load(options.checkpoint)
-    print(f"{found[0]}, {name_of(model)}, {options.size} px, {options.rounds} rounds of medians")
-    print(f"{'N':>3} {'phase':>8} {'plain s':>9}", end="")
-    print("".join(f" {kind + ' s':>11} {kind + '/plain':>15}" for kind in COMPARED))
-    seconds = measure(model, options.variations, options.size // 8, options.rounds)
-    for n in options.variations:
-        report(n, seconds)
+    import cost_table
+
+    model = load(options)
+    costs = measure(model, options)
+    print(cost_table.heading(found[0], model, options), "", cost_table.steps(costs), "",
+          cost_table.finished(costs, STEPS), sep="\n")
     return 0
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", help="a checkpoint file; default: SD1.5, random weights")
+    parser.add_argument("--checkpoint", help="a checkpoint file; default: random weights")
+    parser.add_argument("--family", choices=("sd15", "sdxl"), default="sd15")
+    parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"),
+                        help="of the random weights; default: float16 on a GPU, else float32")
     parser.add_argument("--comfyui", help="the ComfyUI folder; default: as the tests find it")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (256)")
     parser.add_argument("--variations", type=int, nargs="+", default=[1, 4], help="batch sizes")
-    parser.add_argument("--rounds", type=int, default=5, help="times each is measured (5)")
+    parser.add_argument("--rounds", type=int, default=4,
+                        help="times each is measured, the first of several not counted (4)")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="ROW", help="rows not to measure")
+    parser.add_argument("--pytorch-attention", action="store_true",
+                        help="as ComfyUI does with --use-pytorch-cross-attention")
+    parser.add_argument("--processor-time", action="store_true",
+                        help="seconds of the processor, not the clock's: for a busy machine")
     return parser.parse_args()
 
 
-def sees_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def load(checkpoint: str | None):
-    """The MODEL of a checkpoint file, or SD1.5's network with seeded random weights."""
-    import comfy.model_management
-    import comfy.model_patcher
+def load(options: argparse.Namespace):
     import comfy.sd
+    import seeded_models
     import torch
 
-    if checkpoint:
-        return comfy.sd.load_checkpoint_guess_config(checkpoint, output_clip=False)[0]
-    from comfy.supported_models import SD15
-
-    config = SD15(SD15_UNET)
-    config.set_inference_dtype(comfy.model_management.unet_dtype(), None)
-    torch.manual_seed(0)
-    device = comfy.model_management.get_torch_device()
-    base = config.get_model({}, "", device=device)
-    for weight in base.diffusion_model.parameters():
-        torch.nn.init.normal_(weight, std=0.02)
-    offload = comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.ModelPatcher(base, device, offload)
+    if options.checkpoint:
+        return comfy.sd.load_checkpoint_guess_config(options.checkpoint, output_clip=False)[0]
+    precision = options.precision or ("float16" if torch.cuda.is_available() else "float32")
+    return seeded_models.build(options.family, getattr(torch, precision))
 
 
-SD15_UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "use_linear_in_transformer": False,
-    "context_dim": 768,
-    "num_heads": 8,
-    "num_head_channels": -1,
-    "adm_in_channels": None,
-    "use_spatial_transformer": True,
-    "use_temporal_attention": False,
-    "use_temporal_resblock": False,
-    "legacy": False,
-}
-
-
-def name_of(model) -> str:
-    return type(model.model.model_config).__name__
-
-
-def prompt_for(model):
-    """Text embeddings of the right width; what they say does not matter for time."""
+def kinds(skipped: list[str]) -> list[Kind]:
+    """How variations are made in batches; the official algorithm makes one at a time."""
     import torch
 
-    unet = model.model.model_config.unet_config
-    width = unet["context_dim"]
-    return [[torch.randn(1, 77, width), {"pooled_output": torch.randn(1, 1280)}]]
+    cached = [Kind("live"), Kind("cached"), Kind("cached_int8"), Kind("cached", keys="quarter")]
+    if torch.cuda.is_available():
+        cached += [Kind("cached", in_ram=True), Kind("cached_int8", in_ram=True)]
+    chosen = [kind for kind in cached if str(kind) not in skipped]
+    return [Kind("plain"), *chosen]
 
 
-def measure(model, variations: list[int], side: int, rounds: int) -> dict[tuple, float]:
-    """Median seconds of each (kind of step, batch size), all kinds in turn, `rounds` times."""
+def measure(model, options: argparse.Namespace) -> dict[tuple[Kind, int], Cost]:
+    """Of each kind at each batch size, all in turn, `rounds` times after a first uncounted one."""
     import torch
+    from meters import Meter
+    from seeded_models import prompt_for, random_chain
+
+    prompt, meter, side = prompt_for(model), Meter(options.processor_time), options.size // 8
+    chain, runs, stored = random_chain(model, side, STEPS), {}, {}
+    for kind in kinds(options.skip):
+        chain = dataclasses.replace(chain)  # with a cache of its own
+        with torch.inference_mode():
+            if kind.name.startswith("cached"):
+                for phase in PHASES:
+                    Run(model, kind, 1, chain, prompt, phase).measure(meter)
+        stored[kind] = STEPS * chain.features.nbytes // len(PHASES)
+        for n in options.variations:
+            runs[kind, n] = {phase: Run(model, kind, n, chain, prompt, phase) for phase in PHASES}
+    for kind in (INVERSION, OFFICIAL):
+        runs[kind, 1] = {phase: Run(model, kind, 1, chain, prompt, phase) for phase in PHASES}
+    found = {key: {phase: [] for phase in PHASES} for key in runs}
+    with torch.inference_mode():
+        for _ in range(options.rounds):
+            for key, by_phase in runs.items():
+                for phase, run in by_phase.items():
+                    found[key][phase].append(run.measure(meter))
+    return {key: summed(by_phase, stored.get(key[0], 0)) for key, by_phase in found.items()}
+
+
+def summed(by_phase: dict, stored: int) -> Cost:
+    """The median seconds and the highest peak of (seconds, bytes), the first round's left out."""
+    by_phase = {phase: found[1:] or found for phase, found in by_phase.items()}
+    medians = {phase: statistics.median(s for s, _ in found) for phase, found in by_phase.items()}
+    peaks = [peak for found in by_phase.values() for _, peak in found if peak is not None]
+    return Cost(medians, max(peaks, default=None), stored)
+
+
+class Run:
+    """One step of a kind."""
+
+    def __init__(self, model, kind: Kind, n: int, chain, prompt, phase: str):
+        place, _ = PHASES[phase]
+        self.sigmas = chain.falling_sigmas()[place : place + 2]
+        self.kind, self.prompt, self.cfg = kind, prompt, 1.0 if kind == INVERSION else 5.0
+        rows = 2 if kind == OFFICIAL else n  # guidance makes them twice as many
+        self.shape = (rows, *chain.latents.shape[1:])
+        self.model = patched(model, kind, chain, phase)
+
+    def measure(self, meter) -> tuple[float, int | None]:
+        """(seconds, peak bytes)"""
+        import comfy.samplers
+        import torch
+
+        guider = comfy.samplers.CFGGuider(self.model)
+        guider.set_conds(self.prompt, self.prompt)
+        guider.set_cfg(self.cfg)
+        sampler = comfy.samplers.KSAMPLER(metered(meter))
+        noise = torch.randn(self.shape)
+        with ram_only(self.kind.in_ram):
+            guider.sample(noise, torch.zeros_like(noise), sampler, self.sigmas, disable_pbar=True)
+        return meter.seconds, meter.peak
+
+
+def metered(meter):
+    """An Euler step as a sampler of ComfyUI's."""
+
+    def step(model, x, sigmas, extra_args, callback=None, disable=None, **_):
+        meter.start()
+        d = (x - model(x, sigmas[:1].expand(len(x)), **extra_args)) / sigmas[0]
+        moved = x + (sigmas[1] - sigmas[0]) * d
+        meter.stop()
+        return moved
+
+    return step
+
+
+def patched(model, kind: Kind, chain, phase: str):
+    """The MODEL with which a kind samples."""
     from comfyui_rival.nodes.alignment import align
     from comfyui_rival.rival_core.exemplar import Exemplar
-    from comfyui_rival.rival_core.gates import Gates
 
-    chain, prompt = random_chain(model, side), prompt_for(model)
-    kinds = {("plain", n): model for n in variations}
-    for phase, gates in GATES.items():
-        for features in ("live", "cached"):
-            patched = align(model, Exemplar(chain, Gates(**gates), features=features))
-            kinds |= {(features, phase, n): patched for n in variations}
-        kinds["official", phase] = align_officially(model, phase)
-    times: dict[tuple, list[float]] = {kind: [] for kind in kinds}
-    with torch.inference_mode():
-        step_times(patched, 1, chain, prompt)  # fills the cache
-        for _ in range(rounds):
-            for kind, patched in kinds.items():
-                batch = 2 if kind[0] == "official" else kind[-1]  # guidance makes it 2 x 2 rows
-                times[kind] += step_times(patched, batch, chain, prompt)
-    return {kind: statistics.median(found) for kind, found in times.items()}
+    if kind in (Kind("plain"), INVERSION):
+        return model
+    if kind == OFFICIAL:
+        return aligned_officially(model, phase)
+    return align(model, Exemplar(chain, features=kind.name, keys=kind.keys))
 
 
-def random_chain(model, side: int):
-    """A chain of noise: time does not depend on what it shows."""
-    import torch
-    from comfyui_rival.nodes import host
-    from comfyui_rival.rival_core.chain import Chain
-    from comfyui_rival.rival_core.schedule import rival_sigmas
-
-    sigmas = rival_sigmas(host.timesteps_of(model), 50).flip(0)
-    latents = torch.randn(51, 4, side, side) * (1 + sigmas**2).sqrt()[:, None, None, None]
-    card = host.model_card(model)
-    return Chain(sigmas, latents, host.scaling_of(model), card, prompt_for(model))
-
-
-def align_officially(model, phase: str):
+def aligned_officially(model, phase: str):
     """A MODEL whose every row reads keys as in the official batch of four rows."""
     import torch
 
@@ -179,44 +226,17 @@ def align_officially(model, phase: str):
     return model
 
 
-def step_times(model, batch: int, chain, prompt) -> list[float]:
-    """Seconds of 2 Euler steps at cfg 5, after a first one that is not counted."""
-    import comfy.samplers
-    import torch
+def ram_only(wanted: bool):
+    """Inside it features are kept in RAM, though the GPU has room for them."""
+    from contextlib import nullcontext
+    from unittest import mock
 
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(prompt, prompt)
-    guider.set_cfg(5.0)
-    noise = torch.randn(batch, *chain.latents.shape[1:])
-    marks = []
+    from comfyui_rival.nodes import host
 
-    def mark(*_):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        marks.append(time.perf_counter())
-
-    euler = comfy.samplers.sampler_object("euler")
-    sigmas = chain.falling_sigmas()[20:24]  # past the normalised steps
-    guider.sample(noise, torch.zeros_like(noise), euler, sigmas, callback=mark, disable_pbar=True)
-    return [after - before for before, after in zip(marks, marks[1:])]
-
-
-def report(n: int, seconds: dict[tuple, float]) -> None:
-    plain = seconds["plain", n]
-    rows = {
-        phase: [
-            seconds["live", phase, n],
-            seconds["cached", phase, n],
-            n * seconds["official", phase],
-        ]
-        for phase in GATES
-    }
-    shares = [REPLACE_STEPS / 50, CONCAT_STEPS / 50]
-    columns = zip(*rows.values())
-    rows["schedule"] = [sum(s * t for s, t in zip(shares, column)) for column in columns]
-    for phase, row in rows.items():
-        print(f"{n:>3} {phase:>8} {plain:>9.3f}", end="")
-        print("".join(f" {t:>11.3f} {t / plain:>15.2f}" for t in row), flush=True)
+    if not wanted:
+        return nullcontext()
+    room = host.room_for_features
+    return mock.patch.object(host, "room_for_features", lambda *args: room(*args)[-1:])
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ REPO = Path(__file__).resolve().parent.parent
 PACK = "comfyui_rival"
 
 
-def prepare_host(path: Path, cpu: bool = True) -> None:
+def prepare_host(path: Path, cpu: bool = True, pytorch_attention: bool = False) -> None:
     """Import path and settings, in the order that ComfyUI needs."""
     sys.path.insert(0, str(path))
     import comfy.cli_args
 
     base = Path(tempfile.mkdtemp(prefix="rival-"))
     comfy.cli_args.args.cpu = cpu
+    comfy.cli_args.args.use_pytorch_cross_attention |= pytorch_attention
     comfy.cli_args.args.base_directory = str(base)  # nothing is written into the host's folders
     for folder in ("input", "output", "temp", "models", "custom_nodes"):
         (base / folder).mkdir()

@@ -1,0 +1,77 @@
+"""Full-size networks of seeded random weights: time does not depend on what they were taught."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+
+SHARED = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "use_spatial_transformer": True,
+    "use_temporal_attention": False,
+    "use_temporal_resblock": False,
+    "legacy": False,
+}
+UNETS = {
+    "sd15": SHARED | {
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "transformer_depth_middle": 1,
+        "use_linear_in_transformer": False,
+        "context_dim": 768,
+        "num_heads": 8,
+        "num_head_channels": -1,
+        "adm_in_channels": None,
+    },
+    "sdxl": SHARED | {
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 2, 4],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "transformer_depth_middle": 10,
+        "use_linear_in_transformer": True,
+        "context_dim": 2048,
+        "num_head_channels": 64,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
+    },
+}
+FAMILIES = {"sd15": "SD15", "sdxl": "SDXL"}
+
+
+def build(family: str, dtype: torch.dtype):
+    """The MODEL of one of FAMILIES."""
+    config = getattr(comfy.supported_models, FAMILIES[family])(UNETS[family])
+    config.set_inference_dtype(dtype, None)
+    device = comfy.model_management.get_torch_device()
+    base = config.get_model({}, "", device=device).to(device)
+    torch.manual_seed(0)
+    for weight in base.diffusion_model.parameters():
+        torch.nn.init.normal_(weight, std=0.02)
+    offload = comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(base, device, offload)
+
+
+def prompt_for(model):
+    """Text embeddings of the right width; what they say does not matter for time."""
+    width = model.model.model_config.unet_config["context_dim"]
+    return [[torch.randn(1, 77, width), {"pooled_output": torch.randn(1, 1280)}]]
+
+
+def random_chain(model, side: int, steps: int):
+    """A chain of noise, its latents side x side."""
+    from comfyui_rival.nodes import host
+    from comfyui_rival.rival_core.chain import Chain
+    from comfyui_rival.rival_core.schedule import rival_sigmas
+
+    sigmas = rival_sigmas(host.timesteps_of(model), steps).flip(0)
+    latents = torch.randn(steps + 1, 4, side, side) * (1 + sigmas**2).sqrt()[:, None, None, None]
+    card = host.model_card(model)
+    return Chain(sigmas, latents, host.scaling_of(model), card, prompt_for(model))
