@@ -9,7 +9,6 @@ the same, and measures the pictures. Needs a ComfyUI.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / folder) for folder in ("harness", "demo", "demo/model")]
 
-import environment
-import hosts
+import applications
 
 OFF = {("LoraLoader", 1): 0.0, ("LoraLoader", 2): 0.0, ("ControlNetApplyAdvanced", 0): 0.0}
 HEART_SHARE = 0.08  # of a flower that passes for one; in a drawn one it is 0.19
@@ -32,17 +30,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=4, help="of photos, at four pictures each")
     parser.add_argument("--only", nargs="+", default=["controlnet", "concept"], metavar="TEMPLATE")
     options = parser.parse_args()
-    found = hosts.find_hosts()
-    if not found:
-        print("adapters: no ComfyUI was found: set COMFYUI_PATH", file=sys.stderr)
-        return 1
-    python = environment.ensure(environment.ENGINE_NEEDS, [found[0]])
-    if Path(sys.prefix).resolve() != environment.VENV.resolve():
-        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
-    import applications
-
+    host = applications.ready(__file__)
     measured = {"controlnet": (layouts, overlap), "concept": (photos, flowers)}
-    with applications.serving(found[0], options.only) as pictures:
+    with applications.serving(host, options.only) as pictures:
         for name in options.only:
             cases, score = measured[name]
             measure(name, pictures, cases(options.count), score)

@@ -37,14 +37,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="TEMPLATE", help="by the files' names")
     parser.add_argument("--out", type=Path, default=TEMPLATES, help="a folder for the pictures")
     options = parser.parse_args()
-    found = hosts.find_hosts()
-    if not found:
-        print("applications: no ComfyUI was found: set COMFYUI_PATH", file=sys.stderr)
-        return 1
-    host = found[0]
-    python = environment.ensure(environment.ENGINE_NEEDS, [host])
-    if Path(sys.prefix).resolve() != environment.VENV.resolve():
-        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
+    host = ready(__file__)
     from application_scenes import APPLICATIONS
 
     chosen = {name: APPLICATIONS[name] for name in options.only or APPLICATIONS}
@@ -56,9 +49,27 @@ def main() -> int:
     return 0
 
 
+def ready(script: str) -> hosts.Host:
+    """The first ComfyUI found. A Python that cannot run it starts the script in one that can."""
+    found = hosts.find_hosts()
+    if not found:
+        raise SystemExit(f"{Path(script).stem}: no ComfyUI was found: set COMFYUI_PATH")
+    python = environment.ensure(environment.ENGINE_NEEDS, found[:1])
+    if Path(sys.prefix).resolve() != environment.VENV.resolve():
+        raise SystemExit(os.spawnv(os.P_WAIT, python, [str(python), script, *sys.argv[1:]]))
+    return found[0]
+
+
 @contextlib.contextmanager
-def serving(host, names: Iterable[str]) -> Iterator[Callable]:
+def serving(host: hosts.Host, names: Iterable[str]) -> Iterator[Callable]:
     """What runs one of these templates as an `Application` fills it in, and gives its pictures."""
+    with connected(host, names) as (client, base):
+        yield functools.partial(_pictures, client, client.object_info(), base)
+
+
+@contextlib.contextmanager
+def connected(host: hosts.Host, names: Iterable[str]) -> Iterator[tuple]:
+    """A client of a headless host with the models of these templates, and the host's folder."""
     import comfy_process
 
     with tempfile.TemporaryDirectory(prefix="rival-applications-") as folder:
@@ -66,7 +77,7 @@ def serving(host, names: Iterable[str]) -> Iterator[Callable]:
         comfy_process.prepare(base, PACK_NAME)
         place_models(base / "models", names)
         with comfy_process.running(host, Path(sys.executable), base, ["--bf16-unet"]) as client:
-            yield functools.partial(_pictures, client, client.object_info(), base)
+            yield client, base
 
 
 def place_models(models: Path, names: Iterable[str]) -> None:
@@ -95,18 +106,29 @@ def read(name: str) -> dict:
 def _pictures(client, info: dict, base: Path, name: str, application) -> list:
     """What a template's Save Image nodes leave, one after the other."""
     import workflow
-    from PIL import Image
+
+    prompt = prompt_of(client, info, base, name, application)
+    outcome = client.run(prompt)
+    savers = workflow.find(prompt, "SaveImage")
+    return [picture for saver in savers for picture in shown(client, outcome, saver)]
+
+
+def prompt_of(client, info: dict, base: Path, name: str, application) -> dict:
+    """The template, filled in, in API format; its photos are on the server by then."""
+    import workflow
 
     for file, picture in application.files().items():
         picture.save(base / file)
         client.upload_image(base / file)
-    prompt = workflow.to_prompt(application.fill(copy.deepcopy(read(name))), info)
-    outcome = client.run(prompt)
-    return [
-        Image.open(BytesIO(client.view(image))).convert("RGB")
-        for saver in workflow.find(prompt, "SaveImage")
-        for image in outcome.images(saver)
-    ]
+    return workflow.to_prompt(application.fill(copy.deepcopy(read(name))), info)
+
+
+def shown(client, outcome, node: str) -> list:
+    """The pictures that a node left."""
+    from PIL import Image
+
+    files = (client.view(image) for image in outcome.images(node))
+    return [Image.open(BytesIO(file)).convert("RGB") for file in files]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""What the help pages' pictures add to a template's graph, in API format; each leaves a preview."""
+
+from __future__ import annotations
+
+SIZE = {"width": 128, "height": 128, "batch_size": 1}  # of the demo model's pictures
+
+
+def custom_sampling(prompt: dict) -> dict:
+    """SamplerCustomAdvanced beside RIVAL KSampler, on the same inputs."""
+    given, decode = inputs_of(prompt, "RivalKSampler"), inputs_of(prompt, "VAEDecode")
+    chain, seed, start = given["chain"], given["seed"], given["start"]
+    guider = {name: given[name] for name in ("model", "positive", "negative", "cfg")}
+    more = {
+        "noise": ("RivalNoise", {"chain": chain, "seed": seed, "start": start}),
+        "sigmas": ("RivalSigmas", {"chain": chain, "end_at_zero": False}),
+        "guider": ("CFGGuider", guider),
+        "select": ("KSamplerSelect", {"sampler_name": "euler"}),
+        "empty": ("EmptyLatentImage", SIZE),
+        "custom": ("SamplerCustomAdvanced", {
+            "noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["select", 0],
+            "sigmas": ["sigmas", 0], "latent_image": ["empty", 0]}),
+        "decode": ("VAEDecode", {**decode, "samples": ["custom", 0]}),
+        "preview": ("PreviewImage", {"images": ["decode", 0]}),
+    }
+    return {**prompt, **nodes(more)}
+
+
+def through_vae(prompt: dict) -> dict:
+    """The photo encoded and decoded, beside all else: as good as any inversion can be."""
+    latent = inputs_of(prompt, "RivalInvert")["latent"]
+    more = {
+        "decode": ("VAEDecode", {**inputs_of(prompt, "VAEDecode"), "samples": latent}),
+        "preview": ("PreviewImage", {"images": ["decode", 0]}),
+    }
+    return {**prompt, **nodes(more)}
+
+
+def reported(prompt: dict) -> dict:
+    """RIVAL Chain Report on the chain."""
+    chain = inputs_of(prompt, "RivalReconstruct")["chain"]
+    given = {"chain": chain, "vae": inputs_of(prompt, "VAEDecode")["vae"]}
+    return {**prompt, **nodes({"report": ("RivalChainReport", given)})}
+
+
+def plain_sampling(prompt: dict) -> dict:
+    """Core's KSampler beside RIVAL KSampler, on the same model, prompts and seed."""
+    given, decode = inputs_of(prompt, "RivalKSampler"), inputs_of(prompt, "VAEDecode")
+    shared = {name: given[name] for name in ("model", "positive", "negative", "seed", "cfg")}
+    usual = {"steps": 20, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    more = {
+        "empty": ("EmptyLatentImage", SIZE),
+        "plain": ("KSampler", {**shared, **usual, "latent_image": ["empty", 0]}),
+        "decode": ("VAEDecode", {**decode, "samples": ["plain", 0]}),
+        "preview": ("PreviewImage", {"images": ["decode", 0]}),
+    }
+    return {**prompt, **nodes(more)}
+
+
+def inputs_of(prompt: dict, kind: str) -> dict:
+    """Those of the first node of a type."""
+    return next(node["inputs"] for node in prompt.values() if node["class_type"] == kind)
+
+
+def nodes(described: dict[str, tuple[str, dict]]) -> dict:
+    """In API format, from {id: (type, inputs)}."""
+    return {i: {"class_type": kind, "inputs": inputs} for i, (kind, inputs) in described.items()}

@@ -1,0 +1,160 @@
+"""What the help pages' pictures show: which template, which photo, which settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from application_scenes import RINGS, STARS, Application, photo, said
+from help_graphs import custom_sampling, plain_sampling, reported, through_vae
+from help_page import Cell, HelpPicture, Row
+
+PHOTO = Cell("the photo", output="")
+BY_VAE = Cell("as the VAE gives it", output="PreviewImage")
+SQUARES = (3, "green", "square", "white", "plain")
+STAR, CIRCLE = (1, "white", "star", "red", "striped"), (1, "white", "circle", "red", "striped")
+SAME = "Everything below has the same seed and prompt; one setting changes."
+
+
+def settings(kind: str, name: str, values, usual=None) -> list[Cell]:
+    """A cell for each value of one widget."""
+    return [
+        Cell(f"{value} (default)" if value == usual else f"{value}", {(kind, name): value})
+        for value in values
+    ]
+
+
+def patch(name: str, values, usual, changes=None) -> Row:
+    """Without changes: on core's KSampler, with nothing of the photo but what attention reads."""
+    output = "SaveImage" if changes else "PreviewImage"
+    changes = changes or {("RivalPatchModel", "normalize_end"): 0.0}
+    cells = settings("RivalPatchModel", name, values, usual)
+    return Row(name, [
+        replace(cell, changes={**changes, **cell.changes}, output=output) for cell in cells
+    ])
+
+
+def sampler(name: str, values, usual) -> Row:
+    return Row(name, settings("RivalKSampler", name, values, usual))
+
+
+def inverted(label: str, solver: str, steps: int, **shown) -> Cell:
+    changes = {("RivalInvert", "solver"): solver, ("RivalInvert", "steps"): steps}
+    return Cell(label, changes, **shown)
+
+
+def ways(solver: str, **shown) -> list[Cell]:
+    return [inverted(f"{steps} steps", solver, steps, **shown) for steps in (10, 20, 50)]
+
+
+def round_trips(**shown) -> list[Cell]:
+    tried = [("ddim", 10), ("ddim", 20), ("anderson", 20)]
+    return [inverted(f"{solver}, {steps}", solver, steps, **shown) for solver, steps in tried]
+
+
+def starts(kind: str, output: str) -> list[Cell]:
+    return [
+        Cell(start, {(kind, "start"): start}, output)
+        for start in ("shuffle", "gaussian", "inverted")
+    ]
+
+
+def custom_sampler(name: str, at_zero: bool) -> Cell:
+    changes = {("KSamplerSelect", "sampler_name"): name, ("RivalSigmas", "end_at_zero"): at_zero}
+    return Cell(f"{name}\nend_at_zero {'on' if at_zero else 'off'}", changes, "PreviewImage")
+
+
+def thresholds(**shown) -> list[Cell]:
+    cells = settings("RivalBlendedGuidance", "threshold", (0.15, 0.3, 0.5), 0.3)
+    return [replace(cell, **shown) for cell in cells]
+
+
+def outside(*values: float) -> list[Cell]:
+    """Without keeping the photo; the first value is the sampler's cfg, as if without the node."""
+    drifting = {("RivalBlendedGuidance", "keep_photo"): False}
+    return [
+        replace(cell, changes={**cell.changes, **drifting})
+        for cell in settings("RivalBlendedGuidance", "outside", values, 1.0)
+    ]
+
+
+ONE = {("RivalKSampler", "batch_size"): 1}
+RINGS_PHOTO = Application("", [photo(7, *RINGS)], {"Exemplar": said(*RINGS),
+                                                   "Positive": said(*RINGS)})
+UNSAID = Application("", [photo(3, *STARS)])
+STARS_PHOTO = Application("", [photo(3, *STARS)], {"Exemplar": said(*STARS),
+                                                   "Positive": said(*STARS)})
+EDIT = Application(
+    "", [photo(11, *STAR)],
+    {"Source": said(*STAR), "Target": said(*CIRCLE)},
+    {("Source prompt: what the photo shows", 0): said(*STAR),
+     ("RivalBlendedGuidance", 2): said(*STAR), ("RivalBlendedGuidance", 3): "star"},
+)
+
+PICTURES = {
+    "RivalInvert": HelpPicture(
+        "reconstruction", STARS_PHOTO,
+        [Row("", [PHOTO, BY_VAE], "Inverted to noise and walked back without steering: what "
+                                  "comes back differs by this much, 4 times as strong."),
+         Row("solver ddim", ways("ddim", difference=True)),
+         Row("solver anderson, iterations 10", ways("anderson", difference=True))],
+        rewire=through_vae, reference=BY_VAE,
+    ),
+    "RivalPatchModel": HelpPicture(
+        "style_transfer", UNSAID,
+        [Row("", [PHOTO], "One seed, one setting changed in each row. Empty prompt, KSampler, "
+                          "normalize_end 0: only attention brings the photo. Last row: RIVAL "
+                          f"KSampler, “{said(*SQUARES)}”."),
+         patch("strength", (0.0, 0.5, 1.0), 1.0),
+         patch("replace_end", (0.0, 0.4, 0.8), 0.4),
+         patch("inject_end", (0.4, 0.7, 1.0), 1.0),
+         patch("normalize_end", (0.0, 0.4, 1.0), 0.4,
+               {("Positive prompt", "text"): said(*SQUARES)})],
+        ONE | {("RivalPatchModel", "inject_start"): 0.0}, plain_sampling,
+    ),
+    "RivalKSampler": HelpPicture(
+        "variation", STARS_PHOTO,
+        [Row("", [PHOTO], f"Prompt: {said(*STARS)}. {SAME}"),
+         sampler("start", ("shuffle", "gaussian", "inverted"), "shuffle"),
+         sampler("denoise", (0.4, 0.7, 1.0), 1.0),
+         sampler("cfg", (1.0, 2.5, 5.0), None)],
+        ONE,
+    ),
+    "RivalReconstruct": HelpPicture(
+        "reconstruction", RINGS_PHOTO,
+        [Row("", [PHOTO, BY_VAE], "Below: what comes back, with mse and psnr; its difference "
+                                  "from what the VAE gives, 4 times as strong."),
+         Row("solver, steps", round_trips(measured=True)),
+         Row("difference", round_trips(difference=True))],
+        rewire=through_vae, reference=BY_VAE,
+    ),
+    "RivalChainReport": HelpPicture(
+        "reconstruction", STARS_PHOTO,
+        [Row("", [inverted("", "anderson", 20, output="RivalChainReport")])],
+        rewire=reported, pieces=[
+            (36, 181, 698, 380), (703, 181, 1365, 380),  # the thumbnails
+            (36, 424, 698, 728), (722, 424, 1384, 728),  # residuals, standard deviations
+        ],
+    ),
+    "RivalBlendedGuidance": HelpPicture(
+        "edit", EDIT,
+        [Row("", [PHOTO], "The prompt makes the star a circle. Start inverted, one seed. “star” is "
+                          "looked for in the photo, the mask grows as the threshold falls."),
+         Row("threshold: the mask of “star”", thresholds(output="MaskPreview")),
+         Row("outside, at cfg 3.5", outside(3.5, 2.0, 1.0)),
+         Row("keep_photo on, threshold", thresholds())],
+    ),
+    "RivalNoise": HelpPicture(
+        "variation", STARS_PHOTO,
+        [Row("", [PHOTO], "The same seed in two graphs."),
+         Row("RIVAL KSampler, start", starts("RivalKSampler", "SaveImage")),
+         Row("RIVAL Noise, start", starts("RivalNoise", "PreviewImage"))],
+        ONE, custom_sampling,
+    ),
+    "RivalSigmas": HelpPicture(
+        "variation", STARS_PHOTO,
+        [Row("", [PHOTO], "SamplerCustomAdvanced on the chain's own noise levels, the same seed."),
+         Row("sampler", [custom_sampler("euler", False), custom_sampler("dpmpp_2m", False),
+                         custom_sampler("euler_ancestral", True)])],
+        ONE, custom_sampling,
+    ),
+}
