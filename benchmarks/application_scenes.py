@@ -137,6 +137,11 @@ DISC = (1, "white", "circle", "green", "plain")
 FLOWER = (1, "red", "star", "green", "dotted")  # to a LoRA for which stars are flowers
 
 APPLICATIONS = {
+    "variation": Application(
+        "Four variations of a photo",
+        [photo(3, *STARS)],
+        {"Exemplar": said(*STARS), "Positive": said(*STARS)},
+    ),
     "style_transfer": Application(
         "The photo's palette and texture on another subject: three purple squares",
         [photo(7, *RINGS)],
