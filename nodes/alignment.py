@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence, Set
 from functools import partial
 from typing import Any
@@ -16,9 +15,9 @@ from ..rival_core.exemplar import Exemplar, in_order
 from ..rival_core.guidance import Keep
 from . import host
 from .features import shelves
+from .remarks import NODE, Remarks
 from .schema import named
 
-NODE = "RIVAL Patch Model"
 GUIDANCE = "RIVAL Blended Guidance"
 KEY = "rival"
 OUT_OF_MEMORY = (
@@ -118,7 +117,7 @@ class Run:
         self.conds: dict[int, dict[str, list]] = {}
         self.step: Step | None = None
         self.shelves = shelves(exemplars, guider.model_patcher)
-        self.warned = False
+        self.remarks = Remarks()
 
     def release(self) -> None:
         self.step = self.guider = self.roles = None
@@ -145,7 +144,7 @@ class Run:
         if not step.steering.readers:
             return model_options
         replaces = model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        self.warn_of(replaces)
+        self.remarks.of_other_attention(replaces)
         injection = Injection(step, roles, replaces)
         faster = host.for_longer_keys(model_options, x.device)
         return host.with_hooks(model_options, injection, injection.replaces(), **faster)
@@ -199,18 +198,9 @@ class Run:
         """The guided prediction with the exemplars' noise statistics, where the gates say so."""
         step = self.at(float(sigma[0]))
         if step.steering.normalizers:
+            self.remarks.of_start(self.exemplars, x, step.sigma)
             self.run_exemplars(step, self.guider.inner_model, set(), x, sigma, model_options)
         return step.normalize(x, denoised)
-
-    def warn_of(self, replaces: dict) -> None:
-        if replaces and not self.warned:
-            self.warned = True
-            blocks = ", ".join(sorted(" ".join(map(str, key)) for key in replaces))
-            logging.warning(
-                NODE + ": another node computes the self-attention of %s, so those "
-                "blocks do not read the exemplar.",
-                blocks,
-            )
 
 
 class Alignment:

@@ -1,0 +1,58 @@
+"""What a run of RIVAL Patch Model has to say in the log, each thing once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+
+from torch import Tensor
+
+from ..rival_core.exemplar import Exemplar
+from ..rival_core.normalization import Statistics, statistics
+
+NODE = "RIVAL Patch Model"
+WIDER = 1.1  # of the noise over the photo's; by the end of normalize_end a third of it is left over
+
+
+class Remarks:
+    def __init__(self):
+        self.said: set[str] = set()
+
+    def of_other_attention(self, layers: Collection[tuple]) -> None:
+        """layers: those whose self-attention another node computes."""
+        if layers:
+            blocks = ", ".join(sorted(" ".join(map(str, layer)) for layer in layers))
+            self.say(
+                "attention",
+                f"another node computes the self-attention of {blocks}, so those blocks do not "
+                "read the exemplar.",
+            )
+
+    def of_start(self, exemplars: Sequence[Exemplar], x: Tensor, sigma: float) -> None:
+        """x: [B, C, h, w], before its first prediction with the photo's statistics.
+
+        Several photos, or one in a part of the image, start from what no single chain tells.
+        """
+        if "start" in self.said or len(exemplars) != 1 or exemplars[0].mask is not None:
+            return
+        (exemplar,) = exemplars
+        photo = exemplar.statistics(exemplar.chain.at(sigma).to(x))
+        ratio = spread(statistics(x)) / spread(photo)
+        if 1 / WIDER <= ratio <= WIDER:
+            return self.said.add("start")
+        self.say(
+            "start",
+            f"sampling starts from noise of {ratio:.2f} times the spread of the photo's own, which "
+            "normalize_end does not fit: take RIVAL KSampler or RIVAL Noise, or set normalize_end "
+            "to 0.",
+        )
+
+    def say(self, kind: str, text: str) -> None:
+        if kind not in self.said:
+            self.said.add(kind)
+            logging.warning("%s: %s", NODE, text)
+
+
+def spread(of: Statistics) -> float:
+    """The standard deviation within channels."""
+    return float(of.var.mean().sqrt())
