@@ -80,7 +80,7 @@ class Editor:
 
     def load(self, workflow: dict) -> None:
         self.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
-        self.page.wait_for_timeout(500)
+        self.page.wait_for_timeout(250)
 
     def add(self, node_type: str) -> None:
         """A graph of this node alone, under an id not used before: frontends keep state by id."""
@@ -201,7 +201,7 @@ class Editor:
 
     def centre(self, node_type: str, scale: float = 1.5) -> None:
         self.page.evaluate(CENTRE, [node_type, scale])
-        self.page.wait_for_timeout(600)
+        self.page.wait_for_timeout(300)
 
     def run(self, pictures: int, timeout: float = 120) -> None:
         """Press Run, and wait until so many pictures are shown on the nodes that save."""

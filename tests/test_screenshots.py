@@ -16,7 +16,7 @@ from test_api_nodes import NODES
 pytestmark = pytest.mark.host
 
 
-STYLES = [(renderer, palette) for renderer in RENDERERS for palette in ("dark", "light")]
+STYLES = list(zip(RENDERERS, ("dark", "light")))
 
 
 @pytest.fixture(scope="module", params=STYLES, ids="-".join)
