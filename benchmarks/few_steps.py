@@ -10,14 +10,12 @@ how far each row is from the first scene by scene, and what a variation costs in
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
 
-import environment
 import quality
 
 # (steps, solver, iterations), the one that the others are compared with first
@@ -26,30 +24,7 @@ ROWS = [(50, "ddim", 1), (20, "anderson", 10), (20, "ddim", 1), (10, "anderson",
 
 
 def main() -> int:
-    options = parse()
-    needs = environment.ENGINE_NEEDS
-    capable = environment.capable_interpreter(needs)
-    python = capable or environment.ensure(needs)
-    if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
-        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
-    import torch
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    run(options)
-    return 0
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=24, help="exemplars (24)")
-    parser.add_argument("--variations", type=int, default=2, help="of each (2)")
-    parser.add_argument("--cfg", type=float, default=2.5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=Path, default=quality.WEIGHTS,
-                        help="the demo model's folder")
-    parser.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's own choice")
-    return parser.parse_args()
+    return quality.start(run, quality.parser_of(__doc__, scenes=24).parse_args())
 
 
 def run(options: argparse.Namespace) -> None:

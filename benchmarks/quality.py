@@ -32,7 +32,11 @@ TRUTH = "the same scene drawn anew"
 
 
 def main() -> int:
-    options = parse()
+    return start(run, parse())
+
+
+def start(run: Callable, options: argparse.Namespace) -> int:
+    """Runs it where its requirements are, in another process if this one lacks them."""
     needs = environment.ENGINE_NEEDS
     capable = environment.capable_interpreter(needs)
     python = capable or environment.ensure(needs)
@@ -46,24 +50,30 @@ def main() -> int:
     return 0
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=12, help="exemplars (12)")
+def parser_of(description: str, scenes: int) -> argparse.ArgumentParser:
+    """What every measurement of variations asks for."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--scenes", type=int, default=scenes, help=f"exemplars ({scenes})")
     parser.add_argument("--variations", type=int, default=2, help="of each, by each method (2)")
-    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--cfg", type=float, default=2.5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the demo model's folder")
+    parser.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's own choice")
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    parser = parser_of(__doc__, scenes=12)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8],
                         help="of image-to-image (0.4 0.6 0.8)")
     parser.add_argument("--captions", choices=("held-out", "taught"), default="held-out",
                         help="the exemplars' captions: never trained on, or trained on")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the demo model's folder")
     parser.add_argument("--picture", type=Path, default=REPO / ".cache" / "quality.png",
                         help="the file for a picture of some of the variations")
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
                         help="of sampling (bfloat16); chains are float32 always")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
-    parser.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's own choice")
     return parser.parse_args()
 
 
