@@ -66,7 +66,7 @@ def test_a_refused_upload_is_told(editor):
     before = editor.widgets(NODE)["chain_file"]
     editor.page.route("**/upload/image", lambda route: route.fulfill(status=413))
     upload(editor, "large.safetensors", b"large")
-    told = editor.page.get_by_text("large.safetensors was not uploaded")
+    told = editor.page.get_by_text("large.safetensors was not uploaded: the server answered 413")
     told.first.wait_for()
     editor.page.unroute("**/upload/image")
     assert editor.widgets(NODE)["chain_file"] == before

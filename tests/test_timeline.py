@@ -91,7 +91,28 @@ def test_it_stays_as_wide_as_its_node(editor):
 def test_no_gate_leaves_the_schedule(editor):
     drag(editor, "inject_start", -0.3)
     drag(editor, "normalize_end", 1.3)
-    assert (value(editor, "inject_start"), value(editor, "normalize_end")) == (0, 1)
+    for read in (value, shown):
+        assert (read(editor, "inject_start"), read(editor, "normalize_end")) == (0, 1)
+
+
+def test_it_asks_for_no_value_outside_the_schedule(page):
+    """Of the element alone: ComfyUI's own widgets would cut such a value, too."""
+    asked = page.page.evaluate(
+        f"""async () => {{
+            const {{ Timeline }} = await import("{MODULE.replace("gates", "timeline")}");
+            const asked = [];
+            const timeline = new Timeline((gate, value) => asked.push(value));
+            const gates = {{ inject_start: 0.05, replace_end: 1, inject_end: 0, normalize_end: 0 }};
+            timeline.show({{ gates, locked: [], strength: 1, timesteps: [] }});
+            const press = (gate, key) => timeline.element.querySelector(`[data-gate=${{gate}}]`)
+                .dispatchEvent(new KeyboardEvent("keydown", {{ key }}));
+            press("inject_start", "PageDown");
+            press("replace_end", "ArrowRight");
+            press("inject_end", "ArrowLeft");
+            return asked;
+        }}"""
+    )
+    assert asked == [0]
 
 
 def test_the_keyboard_moves_a_gate(editor):
