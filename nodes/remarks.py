@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from torch import Tensor
 
 from ..rival_core.exemplar import Exemplar
-from ..rival_core.normalization import Statistics, statistics
+from ..rival_core.normalization import statistics
 
 NODE = "RIVAL Patch Model"
-WIDER = 1.1  # of the noise over the photo's; by the end of normalize_end a third of it is left over
+WIDER = 1.1  # of the noise over the photo's; what this pack starts from differs by far less
 
 
 class Remarks:
@@ -37,7 +37,7 @@ class Remarks:
             return
         (exemplar,) = exemplars
         photo = exemplar.statistics(exemplar.chain.at(sigma).to(x))
-        ratio = spread(statistics(x)) / spread(photo)
+        ratio = float((statistics(x).var.mean() / photo.var.mean()).sqrt())
         if 1 / WIDER <= ratio <= WIDER:
             return self.said.add("start")
         self.say(
@@ -51,8 +51,3 @@ class Remarks:
         if kind not in self.said:
             self.said.add(kind)
             logging.warning("%s: %s", NODE, text)
-
-
-def spread(of: Statistics) -> float:
-    """The standard deviation within channels."""
-    return float(of.var.mean().sqrt())

@@ -40,3 +40,10 @@ def opened(browser, server, host, renderer: str = "classic", palette: str = "dar
     yield editor.open(renderer == "nodes 2.0", palette)
     context.close()
     assert editor.our_errors() == []
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
+def page(request, browser, server, host) -> Iterator[Editor]:
+    """An editor in each of the renderers."""
+    with opened(browser, server, host, request.param) as editor:
+        yield editor

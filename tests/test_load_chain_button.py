@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from browsing import RENDERERS, opened
 from test_files_api import listed, saving
 
 pytestmark = pytest.mark.host
@@ -16,12 +15,6 @@ def chain(server) -> bytes:
     """A chain file's content."""
     (saved,) = server.run(saving("button/chain")).outputs["save"]["chains"]
     return server.view(saved)
-
-
-@pytest.fixture(scope="module", params=RENDERERS)
-def page(request, browser, server, host):
-    with opened(browser, server, host, request.param) as editor:
-        yield editor
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 
 import pytest
 import workflow
-from browsing import RENDERERS, opened
 from comfyui_rival.rival_core.gates import Gates
 from comfyui_rival.rival_core.schedule import rival_timesteps
 from serving import PACK_NAME
@@ -20,12 +19,6 @@ MODULE = f"/extensions/{PACK_NAME}/js/gates.js"
 VARIATION = next(path for path in WORKFLOWS if path.stem == "variation")
 STEPS = 6
 UNUSED = iter((0.5, 0.6))
-
-
-@pytest.fixture(scope="module", params=RENDERERS)
-def page(request, browser, server, host):
-    with opened(browser, server, host, request.param) as editor:
-        yield editor
 
 
 @pytest.fixture
@@ -95,24 +88,29 @@ def test_no_gate_leaves_the_schedule(editor):
         assert (read(editor, "inject_start"), read(editor, "normalize_end")) == (0, 1)
 
 
-def test_it_asks_for_no_value_outside_the_schedule(page):
+def test_it_takes_its_keys_and_asks_for_no_value_outside_the_schedule(page):
     """Of the element alone: ComfyUI's own widgets would cut such a value, too."""
-    asked = page.page.evaluate(
+    asked, taken = page.page.evaluate(
         f"""async () => {{
             const {{ Timeline }} = await import("{MODULE.replace("gates", "timeline")}");
-            const asked = [];
+            const asked = [], taken = [];
             const timeline = new Timeline((gate, value) => asked.push(value));
             const gates = {{ inject_start: 0.05, replace_end: 1, inject_end: 0, normalize_end: 0 }};
             timeline.show({{ gates, locked: [], strength: 1, timesteps: [] }});
-            const press = (gate, key) => timeline.element.querySelector(`[data-gate=${{gate}}]`)
-                .dispatchEvent(new KeyboardEvent("keydown", {{ key }}));
+            const press = (gate, key) => {{
+                const event = new KeyboardEvent("keydown", {{ key, cancelable: true }});
+                timeline.element.querySelector(`[data-gate=${{gate}}]`).dispatchEvent(event);
+                taken.push(event.defaultPrevented);
+            }};
             press("inject_start", "PageDown");
             press("replace_end", "ArrowRight");
             press("inject_end", "ArrowLeft");
-            return asked;
+            press("inject_end", "Tab");
+            return [asked, taken];
         }}"""
     )
     assert asked == [0]
+    assert taken == [True, True, True, False]
 
 
 def test_the_keyboard_moves_a_gate(editor):
