@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from ..rival_core.alignment import Step, steering, with_exemplars
-from ..rival_core.attention import Layer, Tokens, blended_attention, lengthen
+from ..rival_core.attention import Layer, blended_attention, lengthen
 from ..rival_core.errors import RivalError
 from ..rival_core.exemplar import Exemplar, in_order
 from ..rival_core.guidance import Keep
 from . import host
 from .features import shelves
+from .recorder import Recorder
 from .remarks import NODE, Remarks
 from .schema import named
 
@@ -24,30 +25,6 @@ OUT_OF_MEMORY = (
     "the memory does not suffice for the photo's own row: make fewer images at once, invert a "
     "smaller photo, or choose layers decoder or coarse"
 )
-
-
-class Recorder:
-    """An attn1 patch for the exemplar's own call: keeps what its self-attention reads.
-
-    stops: whether the call ends where all of it is known.
-    """
-
-    def __init__(self, roles: dict[Any, str], layers: Set[Layer], stops: bool = False):
-        self.roles = roles
-        self.layers = layers
-        self.stops = stops
-        self.tokens: dict[str, dict[Layer, Tokens]] = {role: {} for role in roles.values()}
-
-    def __call__(self, n, context, value, extra_options):
-        layer = (extra_options["block"], extra_options["block_index"])
-        rows = extra_options["uuids"] if layer in self.layers else ()
-        for i, row in enumerate(rows):
-            kept = context[i : i + 1]
-            tokens = Tokens(kept, kept if value is context else value[i : i + 1])
-            self.tokens[self.roles[row]][layer] = tokens
-        if self.stops and all(self.layers <= kept.keys() for kept in self.tokens.values()):
-            raise host.Enough
-        return n, context, value
 
 
 class Injection:
@@ -187,7 +164,7 @@ class Run:
         conds = [self.conds[id(chain)][row] for row in rows]
         roles = {cond[0]["uuid"]: row for cond, row in zip(conds, rows)}
         stops = not step.normalizes(chain) and host.may_stop_early(
-            self.guider.model_patcher, model_options, chain
+            self.guider.model_patcher, model_options, chain.positive, chain.negative
         )
         recorder = Recorder(roles, step.layers(chain), stops)
         options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})

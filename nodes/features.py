@@ -13,7 +13,7 @@ from ..rival_core.alignment import Step, steering
 from ..rival_core.attention import Tokens
 from ..rival_core.chain import Chain
 from ..rival_core.exemplar import Exemplar
-from ..rival_core.features import Prefetch, Stored, choose_place, pack, unpack
+from ..rival_core.features import Prefetch, Stored, choose_place, pack_tokens, unpack
 from . import host
 from .schema import named
 
@@ -24,7 +24,7 @@ class Shelf:
     """A chain's stored features as one run reads and fills them."""
 
     def __init__(self, chain: Chain, features: str, model: Any, exemplars: Sequence[Exemplar]):
-        self.chain = chain
+        self.chain, self.prompts = chain, (chain.positive, chain.negative)
         self.features = features
         self.model = model
         self.exemplars = exemplars
@@ -57,21 +57,19 @@ class Shelf:
             size *= self.steps_left(step, rows, options)
             with named(NODE):
                 room = host.room_for_features(self.model, x)
-                self.device = choose_place(size, room, self.features)
-        device = self.device or x.device
-        pinned = device.type == "cpu" and x.device.type == "cuda"
+                self.device = choose_place(size, room, self.features, "layers decoder or coarse")
         for row, stored in fresh.items():
             self.give(step, row, stored)
-            self.chain.features.rows[self.place, row] = stored.on(device, pinned)
+            self.chain.features.rows[self.place, row] = stored.kept_on(self.device or x.device)
 
     def find_place(self, sigma: float, options: dict) -> int | None:
         """Where in the chain this step is, if what the model answers there may be kept."""
-        if others := host.others_acting(self.model, options, self.chain):
+        if others := host.others_acting(self.model, options, *self.prompts):
             return self.tell(f"what other nodes do to the model may change ({others})")
         place = self.chain.place(sigma)
         if place is None:
             return self.tell("the sampler asks for noise levels that are not the chain's")
-        self.chain.features.claim((self.features, *host.weights_key(self.model)))
+        self.chain.features.claim(self.features, host.weights_key(self.model))
         return place
 
     def find(self, place: int, row: str, step: Step) -> Stored | None:
@@ -86,7 +84,7 @@ class Shelf:
     def packed(self, step: Step, row: str) -> Stored:
         eps = step.eps.get(id(self.chain)) if row == "positive" else None
         tokens = step.tokens[id(self.chain), row]
-        return Stored({layer: pack(t.context, self.features) for layer, t in tokens.items()}, eps)
+        return Stored(pack_tokens(tokens, self.features), eps)
 
     def steps_left(self, step: Step, rows: list[str], options: dict) -> int:
         """How many of this run's steps read the photo and have nothing stored yet."""

@@ -9,10 +9,12 @@ from comfy_api.latest import io
 
 from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
+from ..rival_core.features import FEATURES
 from ..rival_core.inversion import SOLVERS, Solver
 from ..rival_core.report import residual_table, summary, unsolved_notice
 from ..rival_core.schedule import check_sigmas, rival_sigmas
 from . import checks, host
+from .handover import Handover, check_features
 from .schema import RivalChain, advanced, named, notify, output, schema
 
 NODE = "RIVAL Invert"
@@ -143,6 +145,18 @@ class RivalInvert(io.ComfyNode):
                     tooltip="Falling noise levels from any scheduler node; replaces steps and "
                     "schedule.",
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "features",
+                        options=list(FEATURES),
+                        default="live",
+                        optional=True,
+                        tooltip="cached, cached_int8: what the solver saw last at each step is "
+                        "kept with the chain, so that already the first run of a RIVAL Patch "
+                        "Model with the same features pays no row for the photo. Takes the memory "
+                        "that is told there; not with ddim. live: nothing is kept.",
+                    )
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -174,17 +188,25 @@ class RivalInvert(io.ComfyNode):
         anderson_mixing,
         negative=None,
         sigmas=None,
+        features="live",
     ) -> io.NodeOutput:
         with named(NODE):
             card = host.model_card(model)
             checks.unpatched(model)
             solver = Solver(solver, iterations, tolerance, anderson_window, anderson_mixing)
+            check_features(features, solver, host.is_flow(model))
             image = checks.latent_image(latent, host.latent_channels(model))
             positive, negative = cls.conditioning(model, image, positive, negative)
             cls.check_guidance(cfg, negative)
             falling = cls.sigmas(model, steps, schedule, sigmas)
             notices = notify(NODE, cls.notices(model, card.family, latent, image))
-            inversion, end = host.invert(model, image, positive, negative, cfg, falling, solver)
+            handover = None
+            if features != "live":
+                prompts = (positive, negative)
+                handover = Handover(model, card, features, len(falling) - 1, prompts)
+            inversion, end = host.invert(
+                model, image, positive, negative, cfg, falling, solver, handover
+            )
         chain = Chain(
             sigmas=falling.flip(0),
             latents=torch.cat(inversion.latents),
@@ -201,6 +223,8 @@ class RivalInvert(io.ComfyNode):
         )
         logging.info("%s: %s\n%s", NODE, summary(chain), residual_table(chain))
         notices += notify(NODE, unsolved_notice(chain))
+        if handover is not None:
+            notices += handover.hand_over(chain)
         return output(cls, chain, {"samples": end}, text=[*notices, summary(chain)])
 
     @classmethod

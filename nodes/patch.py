@@ -157,6 +157,12 @@ class RivalPatchModel(io.ComfyNode):
     @classmethod
     def notices(cls, model, exemplar) -> list[str]:
         notices = checks.same_weights(exemplar.chain, model)
+        kept = exemplar.chain.features.kept_as
+        if kept not in (None, exemplar.features):
+            notices.append(
+                f"the chain keeps {kept!r} features, which are not read where features is "
+                f"{exemplar.features!r}"
+            )
         if exemplar.mask is not None and not exemplar.mask.any():
             notices.append("the mask is empty, so the photo acts nowhere")
         return notices

@@ -130,9 +130,8 @@ class Step:
 
     def layers(self, chain: Chain) -> frozenset[Layer]:
         """The layers in which a chain's exemplar is read."""
-        every = frozenset((block, depth) for block, depth, _ in chain.model.layers)
         readers = [e for e in self.steering.readers if e.chain is chain]
-        return frozenset().union(*(e.layers or every for e in readers))
+        return frozenset().union(*(e.layers or chain.model.every_layer for e in readers))
 
     def normalizes(self, chain: Chain) -> bool:
         """Whether a chain's predicted noise is needed."""

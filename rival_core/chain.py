@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .attention import Layer
 from .features import FeatureCache
 from .inversion import DDIM, Solver
 from .scaling import Scaling
@@ -32,6 +33,11 @@ class ModelCard:
     family: str  # the host's name for the architecture
     latent_format: str
     layers: tuple[tuple[tuple[str, int], int, int], ...]  # (block, depth in block, width)
+
+    @property
+    def every_layer(self) -> frozenset[Layer]:
+        """All self-attention layers."""
+        return frozenset((block, depth) for block, depth, _ in self.layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +123,14 @@ class Chain:
         return self.latents[i : i + 1] + weight * (
             self.latents[i + 1 : i + 2] - self.latents[i : i + 1]
         )
+
+    def slope(self, place: int) -> Tensor:
+        """[1, C, H, W]: the noise (or velocity) that takes the latent at a place, from 1, one down.
+
+        Where the step was solved, and unguided, that is what the model predicts there.
+        """
+        rise = self.latents[place] - self.latents[place - 1]
+        return (rise / (self.sigmas[place] - self.sigmas[place - 1]))[None]
 
     def place(self, sigma: float) -> int | None:
         """Which of the chain's own sigmas this is, exactly, or None."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .attention import Layer
+from .attention import Layer, Tokens
 from .errors import RivalError
 
 FEATURES = ("live", "cached", "cached_int8")
@@ -29,6 +29,11 @@ def pack(context: Tensor, features: str) -> Packed:
     return (context.float() / scale).round().to(torch.int8), scale.to(context)
 
 
+def pack_tokens(tokens: Mapping[Layer, Tokens], features: str) -> dict[Layer, Packed]:
+    """What one exemplar row's layers saw, as it is stored."""
+    return {layer: pack(seen.context, features) for layer, seen in tokens.items()}
+
+
 def unpack(packed: Packed) -> Tensor:
     """The hidden states [1, L, C]; exactly those packed, unless they were packed as int8."""
     if len(packed) == 1:
@@ -38,16 +43,19 @@ def unpack(packed: Packed) -> Tensor:
 
 
 def choose_place(
-    size: int, room: Sequence[tuple[torch.device, int]], features: str
+    size: int, room: Sequence[tuple[torch.device, int]], features: str, advice: str
 ) -> torch.device:
-    """The first of (device, free bytes) with room for so many bytes; RivalError if none has."""
+    """The first of (device, free bytes) with room for so many bytes; RivalError if none has.
+
+    advice: what to choose then, instead.
+    """
     for device, free in room:
         if size <= free:
             return device
     free = ", ".join(f"{max(0, free) / GB:.1f} GB on {device}" for device, free in room)
     raise RivalError(
         f"features is {features!r}, which would keep {size / GB:.1f} GB, and there is room for "
-        f"{free}: choose layers decoder or coarse, fewer steps, or features live"
+        f"{free}: choose {advice}, fewer steps, or features live"
     )
 
 
@@ -57,13 +65,20 @@ class Stored(NamedTuple):
     tokens: Mapping[Layer, Packed]
     eps: Tensor | None = None  # [1, C, H, W], its predicted noise, if it is known
 
-    def on(self, device: torch.device, pinned: bool = False) -> Stored:
+    def on(self, device: torch.device) -> Stored:
         """The same on a device. A copy from pinned memory does not wait for itself."""
+        return self.each(lambda t: t.to(device, non_blocking=t.is_pinned()))
 
-        def moved(t: Tensor) -> Tensor:
-            t = t.to(device, non_blocking=t.is_pinned())
-            return t.pin_memory() if pinned else t
+    def kept_on(self, device: torch.device) -> Stored:
+        """The same where it is kept: what leaves a GPU is pinned, to come back beside its work."""
 
+        def kept(t: Tensor) -> Tensor:
+            leaves = t.device.type == "cuda" and device.type == "cpu"
+            return t.to(device).pin_memory() if leaves else t.to(device)
+
+        return self.each(kept)
+
+    def each(self, moved: Callable[[Tensor], Tensor]) -> Stored:
         tokens = {layer: tuple(map(moved, packed)) for layer, packed in self.tokens.items()}
         return Stored(tokens, None if self.eps is None else moved(self.eps))
 
@@ -80,14 +95,19 @@ class FeatureCache:
     """Hangs on a Chain and dies with it. Holds what one model made of it, in whole rows."""
 
     def __init__(self):
-        self.key: Any = None
+        self.key: tuple[str, Any] | None = None  # how it is packed, and what made it
         self.rows: dict[Place, Stored] = {}
 
-    def claim(self, key: Any) -> None:
-        """Empties it, unless this is the key under which all it holds was made."""
-        if self.key != key:
-            self.key = key
+    def claim(self, features: str, maker: Any) -> None:
+        """Empties it, unless all it holds was packed so and made by this."""
+        if self.key != (features, maker):
+            self.key = (features, maker)
             self.rows.clear()
+
+    @property
+    def kept_as(self) -> str | None:
+        """Which of FEATURES it holds, if anything."""
+        return self.key[0] if self.key and self.rows else None
 
     def find(self, place: Place, layers: Set[Layer], needs_eps: bool) -> Stored | None:
         """The row at a place, if it has these layers and, where needed, the predicted noise."""
@@ -97,7 +117,7 @@ class FeatureCache:
         return row
 
     def move(self, device: torch.device) -> None:
-        self.rows = {place: row.on(device) for place, row in self.rows.items()}
+        self.rows = {place: row.kept_on(device) for place, row in self.rows.items()}
 
     @property
     def nbytes(self) -> int:

@@ -85,6 +85,7 @@ def invert(
     scaling: Scaling,
     solver: Solver = DDIM,
     callback: Callable[[dict], None] | None = None,
+    solved: Callable[[int, Tensor], None] | None = None,
 ) -> Inversion:
     """The inverse of Euler's (DDIM's) walk from noise to x, step by step.
 
@@ -96,19 +97,23 @@ def invert(
             left out of the batch.
     x:      [B, C, H, W], a clean latent: it enters as one noised to sigmas[0].
     sigmas: [S + 1], rising.
+    callback: told of every evaluation. solved: told of every step when it is done, (its number
+            from 1, which is its latent's; its residuals [B]): the last call was its last.
     Cost: up to S * solver.most_evaluations model calls. RivalError, naming step and iteration,
     as soon as anything is not finite.
     """
     levels = sigmas.tolist()
     x = scaling.rescale(x, 0.0, levels[0])
-    latents, solved = [x], []
+    latents, all_figures = [x], []
     for i, (sigma, target) in enumerate(zip(levels, levels[1:])):
         report = Report(i, len(levels) - 1, target, callback)
         function = step_function(model, x, sigma, target, report)
         x, *figures = solve(function, scaling.rescale(x, sigma, target), solver)
         latents.append(x)
-        solved.append(figures)
-    residuals, evaluations = (torch.stack(figures) for figures in zip(*solved))
+        all_figures.append(figures)
+        if solved is not None:
+            solved(i + 1, figures[0])
+    residuals, evaluations = (torch.stack(figures) for figures in zip(*all_figures))
     return Inversion(latents, residuals, evaluations)
 
 

@@ -200,6 +200,10 @@ def prompt_with_hooks(model, chain):
     return model, dataclasses.replace(chain, negative=hooked), "prompts: hooks"
 
 
+def prompts(chain):
+    return chain.positive, chain.negative
+
+
 @pytest.mark.parametrize(
     "add", [object_patch, injection, attention_override, prompt_with_hooks]
 )
@@ -208,10 +212,10 @@ def test_what_else_may_act_on_the_photos_call_is_named(world, add):
 
     plain = world["model"].clone()
     chain = world["invert"]()
-    assert host.others_acting(plain, plain.model_options, chain) is None
+    assert host.others_acting(plain, plain.model_options, *prompts(chain)) is None
     model, chain, words = add(plain, chain)
-    assert host.others_acting(model, model.model_options, chain) == words
-    assert not host.may_stop_early(model, model.model_options, chain)
+    assert host.others_acting(model, model.model_options, *prompts(chain)) == words
+    assert not host.may_stop_early(model, model.model_options, *prompts(chain))
 
 
 def test_a_changed_copy_of_a_chain_has_a_cache_of_its_own(world):

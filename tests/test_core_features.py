@@ -76,22 +76,23 @@ def test_a_row_counts_only_if_it_has_all_that_is_needed():
 
 def test_another_key_empties_it():
     cache = FeatureCache()
-    cache.claim("a")
-    cache.rows[3, "positive"] = stored()
-    assert cache.nbytes == hidden().nbytes + 16 * 4
-    cache.claim("a")
-    assert cache.rows
-    cache.claim("b")
-    assert not cache.rows and cache.nbytes == 0
+    assert cache.kept_as is None
+    for key in (("cached", "a"), ("cached", "b"), ("cached_int8", "b")):
+        cache.claim(*key)
+        assert not cache.rows and cache.nbytes == 0 and cache.kept_as is None
+        cache.rows[3, "positive"] = stored()
+        assert cache.nbytes == hidden().nbytes + 16 * 4
+        cache.claim(*key)
+        assert cache.rows and cache.kept_as == key[0]
 
 
 def test_the_first_place_with_room_is_taken():
     room = [(META, 100), (CPU, 200)]
-    assert choose_place(100, room, "cached") == META
-    assert choose_place(101, room, "cached") == CPU
-    sentence = r"'cached', which would keep 10\.2 GB.* 1\.0 GB on meta, 2\.0 GB on cpu: choose"
+    assert choose_place(100, room, "cached", "less") == META
+    assert choose_place(101, room, "cached", "less") == CPU
+    sentence = r"'cached', which would keep 10\.2 GB.* 1\.0 GB on meta, 2\.0 GB on cpu: choose l"
     with pytest.raises(RivalError, match=sentence):
-        choose_place(10_200_000_000, [(META, 10**9), (CPU, 2 * 10**9)], "cached")
+        choose_place(10_200_000_000, [(META, 10**9), (CPU, 2 * 10**9)], "cached", "less")
 
 
 def test_all_of_it_moves():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...rival_core.chain import Chain
 from .hooks import STEP_SKIPPERS
 from .loras import hooks_of
 
@@ -31,9 +31,10 @@ def weights_key(model: ModelPatcher) -> tuple:
     return model.patches_uuid, weakref.ref(base), sampling, dtype
 
 
-def others_acting(model: ModelPatcher, model_options: dict, chain: Chain) -> str | None:
+def others_acting(model: ModelPatcher, model_options: dict, *prompts: Any) -> str | None:
     """What other nodes put on a model that the exemplar's call may depend on, or None.
 
+    prompts: what the exemplar is seen with, as CONDITIONING or None.
     Some of it counts calls, draws numbers or looks at the whole schedule, so that what the model
     answered once need not be what it would answer now.
     """
@@ -50,7 +51,7 @@ def others_acting(model: ModelPatcher, model_options: dict, chain: Chain) -> str
         ],
         "objects": [name for name in model.object_patches if name != "model_sampling"],
         "injections": list(model.injections),
-        "prompts": ["hooks"] if hooks_of(chain.positive) or hooks_of(chain.negative) else [],
+        "prompts": ["hooks"] if any(map(hooks_of, prompts)) else [],
         "overrides": [
             name
             for name in ("optimized_attention_override", "model_function_wrapper")
@@ -61,10 +62,10 @@ def others_acting(model: ModelPatcher, model_options: dict, chain: Chain) -> str
     return "; ".join(named) or None
 
 
-def may_stop_early(model: ModelPatcher, model_options: dict, chain: Chain) -> bool:
+def may_stop_early(model: ModelPatcher, model_options: dict, *prompts: Any) -> bool:
     """Whether nothing of another node would see an exemplar's call break off."""
     compiled = model_options["transformer_options"].get("wrappers", {}).get("apply_model", {})
-    return COMPILED not in compiled and others_acting(model, model_options, chain) is None
+    return COMPILED not in compiled and others_acting(model, model_options, *prompts) is None
 
 
 def room_for_features(model: ModelPatcher, x: Tensor) -> list[tuple[torch.device, int]]:

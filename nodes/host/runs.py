@@ -37,13 +37,18 @@ NOISELESS = {
 class InversionSampler(comfy.samplers.Sampler):
     """Runs the inversion where ComfyUI runs a sampler: model loaded, conditioning encoded."""
 
-    def __init__(self, scaling: Scaling, solver: Solver):
+    def __init__(self, scaling: Scaling, solver: Solver, watcher: Any = None):
         self.scaling, self.solver = scaling, solver
+        self.watcher = watcher
         self.result: Inversion | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_, **__):
         calls = self.solver.most_evaluations
         follow = follow_sigma(model_wrap, sigmas)
+        if self.watcher is not None:
+            options = extra_args["model_options"]
+            options = self.watcher.begin(model_wrap.conds, latent_image, options)
+            extra_args = {**extra_args, "model_options": options}
 
         def model(x, sigma):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -55,8 +60,9 @@ class InversionSampler(comfy.samplers.Sampler):
             callback(done, state["denoised"], state["x"], (len(sigmas) - 1) * calls)
 
         inverted = inversion.invert(
-            model, latent_image.float(), sigmas.flip(0), self.scaling, self.solver, report
-        )
+            model, latent_image.float(), sigmas.flip(0), self.scaling, self.solver, report,
+            solved=getattr(self.watcher, "solved", None),
+        )  # fmt: skip
         kept = [x.to(comfy.model_management.intermediate_device()) for x in inverted.latents]
         self.result = inverted._replace(latents=kept)
         return inverted.latents[-1]
@@ -136,16 +142,18 @@ def invert(
     cfg: float,
     sigmas: Tensor,
     solver: Solver,
+    watcher: Any = None,
 ) -> tuple[Inversion, Tensor]:
     """The inversion of one image, and its end as the samples of a LATENT.
 
-    sigmas: [S + 1], falling. Cost: up to S * solver.most_evaluations model calls, of twice the
-    rows when cfg is not 1.
+    sigmas: [S + 1], falling. watcher: `begin` gives the options of every model call, `solved` is
+    told of every step (see Handover). Cost: up to S * solver.most_evaluations model calls, of
+    twice the rows when cfg is not 1.
     """
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive, **({"negative": negative} if negative else {})})
     guider.set_cfg(cfg)
-    sampler = InversionSampler(scaling_of(model), solver)
+    sampler = InversionSampler(scaling_of(model), solver, watcher)
     steps = (len(sigmas) - 1) * solver.most_evaluations
     callback = latent_preview.prepare_callback(model, steps)
     end = guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback)
