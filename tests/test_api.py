@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import prompts
 import pytest
 from serving import pictures
@@ -48,6 +50,17 @@ def test_features_cached_by_one_prompt_give_the_next_the_live_image(server):
     second = server.run(prompts.variation(seed=82) | cached)
     assert "invert" not in {*first.started, *second.started}
     assert difference(pictures(server, second), live) == 0
+
+
+def test_features_handed_over_by_the_inversion_give_the_live_image(server):
+    exact = prompts.variation(seed=83) | prompts.exemplar(solver="anderson", tolerance=1e-5)
+    exact["invert"]["inputs"]["iterations"] = 30
+    live = run(server, exact)
+    exact["invert"]["inputs"]["features"] = "cached"
+    outcome = server.run(exact | {"patch": prompts.patch(features="cached")})
+    kept = re.search(r"features of (\d) of 6 steps are kept", outcome.text("invert"))
+    assert int(kept[1]) >= 2
+    assert difference(pictures(server, outcome), live) <= 3
 
 
 def test_an_unchanged_inversion_is_not_run_again(server):
