@@ -168,12 +168,18 @@ def test_another_model_does_not_read_it():
     assert torch.equal(samples, run(chain, "live", of=other)[0])
 
 
-def test_beside_nodes_that_change_the_model_nothing_is_kept_and_it_is_said(caplog):
+def test_beside_nodes_that_change_the_model_nothing_is_kept_and_it_is_said(
+    caplog, monkeypatch
+):
+    from comfyui_rival.nodes import host
+
+    monkeypatch.setattr(host, "room_for_features", None)  # whoever stores asks for room
     patched = model().clone()
     patched.set_model_output_block_patch(lambda h, hsp, options: (1.01 * h, hsp))
     chain, text = told(patched)
     assert not chain.features.rows and "patches: output_block_patch" in text
     assert any("nothing was kept" in r.message for r in caplog.records if r.levelname == "WARNING")
+    monkeypatch.undo()
     assert run(chain, of=patched)[1] == [1, 2] * STEPS
 
 
