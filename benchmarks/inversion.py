@@ -12,7 +12,6 @@ strong attention; --checkpoint measures another one, on --images.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -21,9 +20,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
 
-import environment
-import hosts
-import in_process
+import hosted
 
 # (solver, iterations, how many earlier iterates anderson mixes in)
 ROWS = [("ddim", 1, 1), ("fixed_point", 5, 1), ("fixed_point", 10, 1), ("empirical", 5, 1),
@@ -33,29 +30,17 @@ FIRST_SCENE = 5 * 10**9  # never trained on
 
 
 def main() -> int:
-    options = parse()
-    found = [hosts.read_host(Path(options.comfyui))] if options.comfyui else hosts.find_hosts()
-    if not found or found[0] is None:
-        print("inversion: no ComfyUI was found: give its folder with --comfyui", file=sys.stderr)
-        return 1
-    capable = environment.capable_interpreter((), found[:1])
-    python = capable or environment.ensure((), found[:1])
-    if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
-        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
-    import torch
+    return hosted.start(run, parse())
 
-    in_process.prepare_host(found[0].path, cpu=not torch.cuda.is_available())
-    in_process.register_pack()
+
+def run(host, options: argparse.Namespace) -> None:
     for name, model, pictures in subjects(options):
-        print(f"\n{name}, {found[0]}, {len(pictures)} pictures\n")
-        with torch.inference_mode():
-            table(model, pictures, options.steps)
-    return 0
+        print(f"\n{name}, {host}, {len(pictures)} pictures\n")
+        table(model, pictures, options.steps)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--comfyui", help="the ComfyUI folder; default: as the tests find it")
+    parser = hosted.parser_of(__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50])
     parser.add_argument("--scenes", type=int, default=4, help="pictures to invert (4)")
     parser.add_argument("--checkpoint", help="measure this checkpoint instead")

@@ -15,18 +15,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import statistics
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "harness"))
-
-import environment
-import hosts
-import in_process
+import hosted
 
 STEPS = 50  # the paper's
 PHASES = {"replace": (10, 19), "concat": (30, 31)}  # a step of that kind, and how many there are
@@ -62,35 +55,24 @@ class Cost(NamedTuple):
 
 def main() -> int:
     options = parse()
-    found = [hosts.read_host(Path(options.comfyui))] if options.comfyui else hosts.find_hosts()
-    if not found or found[0] is None:
-        print("step_cost: no ComfyUI was found: give its folder with --comfyui", file=sys.stderr)
-        return 1
-    capable = environment.capable_interpreter((), found[:1])
-    python = capable or environment.ensure((), found[:1])
-    if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
-        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
-    import torch
+    return hosted.start(run, options, pytorch_attention=options.pytorch_attention)
 
-    in_process.prepare_host(found[0].path, cpu=not torch.cuda.is_available(),
-                            pytorch_attention=options.pytorch_attention)
-    in_process.register_pack()
+
+def run(host, options: argparse.Namespace) -> None:
     import cost_table
 
     model = load(options)
     costs = measure(model, options)
-    print(cost_table.heading(found[0], model, options), "", cost_table.steps(costs), "",
+    print(cost_table.heading(host, model, options), "", cost_table.steps(costs), "",
           cost_table.finished(costs, STEPS), sep="\n")
-    return 0
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = hosted.parser_of(__doc__)
     parser.add_argument("--checkpoint", help="a checkpoint file; default: random weights")
     parser.add_argument("--family", choices=("sd15", "sdxl"), default="sd15")
     parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"),
                         help="of the random weights; default: float16 on a GPU, else float32")
-    parser.add_argument("--comfyui", help="the ComfyUI folder; default: as the tests find it")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (256)")
     parser.add_argument("--variations", type=int, nargs="+", default=[1, 4], help="batch sizes")
     parser.add_argument("--rounds", type=int, default=4,
@@ -127,7 +109,6 @@ def kinds(skipped: list[str]) -> list[Kind]:
 
 def measure(model, options: argparse.Namespace) -> dict[tuple[Kind, int], Cost]:
     """Of each kind at each batch size, all in turn, `rounds` times after a first uncounted one."""
-    import torch
     from meters import Meter
     from seeded_models import prompt_for, random_chain
 
@@ -135,21 +116,19 @@ def measure(model, options: argparse.Namespace) -> dict[tuple[Kind, int], Cost]:
     chain, runs, stored = random_chain(model, side, STEPS), {}, {}
     for kind in kinds(options.skip):
         chain = dataclasses.replace(chain)  # with a cache of its own
-        with torch.inference_mode():
-            if kind.name.startswith("cached"):
-                for phase in PHASES:
-                    Run(model, kind, 1, chain, prompt, phase).measure(meter)
+        if kind.name.startswith("cached"):
+            for phase in PHASES:
+                Run(model, kind, 1, chain, prompt, phase).measure(meter)
         stored[kind] = STEPS * chain.features.nbytes // len(PHASES)
         for n in options.variations:
             runs[kind, n] = {phase: Run(model, kind, n, chain, prompt, phase) for phase in PHASES}
     for kind in (INVERSION, OFFICIAL):
         runs[kind, 1] = {phase: Run(model, kind, 1, chain, prompt, phase) for phase in PHASES}
     found = {key: {phase: [] for phase in PHASES} for key in runs}
-    with torch.inference_mode():
-        for _ in range(options.rounds):
-            for key, by_phase in runs.items():
-                for phase, run in by_phase.items():
-                    found[key][phase].append(run.measure(meter))
+    for _ in range(options.rounds):
+        for key, by_phase in runs.items():
+            for phase, run in by_phase.items():
+                found[key][phase].append(run.measure(meter))
     return {key: summed(by_phase, stored.get(key[0], 0)) for key, by_phase in found.items()}
 
 
