@@ -39,24 +39,32 @@ def row(cells) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def finished(costs: dict, steps: int) -> str:
-    """Seconds a variation, made one at a time, the inversion and the first run shared by all."""
+def finished(costs: dict, steps: int, calls: int) -> str:
+    """Seconds a variation, made one at a time, the inversion and the first run shared by all.
+
+    calls: of the inversion. Where there are more than steps it was exact, and RIVAL Invert may
+    have kept the features, so that the first run is as those after it.
+    """
     single = {kind: cost for (kind, n), cost in costs.items() if n == 1}
     if not {"plain", "live"} <= {kind.name for kind in single}:
         return ""
-    inversion, plain, live = (steps * find(costs, name, 1).seconds
-                              for name in ("inversion", "plain", "live"))
-    lines = [f"Seconds a finished variation, made one at a time, with its share of the inversion "
-             f"({inversion:.1f} s) and, where features are kept, of the first run:", "",
+    plain, live = (steps * find(costs, name, 1).seconds for name in ("plain", "live"))
+    inversion = calls * find(costs, "inversion", 1).seconds
+    lines = [f"Seconds a finished variation of {steps} steps, made one at a time, with its share "
+             f"of the inversion ({calls} calls, {inversion:.1f} s) and, where features are kept, "
+             "of the first run:", "",
              row(["", *(f"of {made} (/ plain)" for made in MADE)]), "|---" * (1 + len(MADE)) + "|"]
     for kind, cost in single.items():
         if kind.name == "inversion":
             continue
-        run = steps * cost.seconds
-        first = live if kind.name.startswith("cached") else run
-        once = 0 if kind.name == "plain" else inversion + first - run
-        shares = [run + once / made for made in MADE]
-        lines.append(row([kind, *(f"{s:.1f} ({s / plain:.2f})" for s in shares)]))
+        run, once = steps * cost.seconds, 0 if kind.name == "plain" else inversion
+        kept = kind.name.startswith("cached")
+        firsts = {kind: live if kept else run}
+        if kept and calls > steps:
+            firsts[f"{kind}, from RIVAL Invert"] = run
+        for name, first in firsts.items():
+            shares = [run + (once + first - run) / made for made in MADE]
+            lines.append(row([name, *(f"{s:.1f} ({s / plain:.2f})" for s in shares)]))
     return "\n".join(lines)
 
 

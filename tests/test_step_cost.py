@@ -36,12 +36,21 @@ def test_the_phases_count_as_the_schedule_has_them():
 
 def test_what_is_done_once_is_shared_by_all_variations():
     costs = {(kind, 1): every(seconds) for kind, seconds in SECONDS.items()}
-    found = cells(cost_table.finished(costs, 50))
+    found = cells(cost_table.finished(costs, 50, 50))
     assert found["plain"] == ["50.0 (1.00)"] * 3
     assert found["live"] == [f"{100 + 25 / n:.1f} ({2 + 0.5 / n:.2f})" for n in (1, 4, 16)]
     one, four, _ = found["cached"]
     assert one == found["live"][0], "the first run computes what is kept"
     assert four.startswith(f"{(25 + 100 + 3 * 55) / 4:.1f} ")
+
+
+def test_what_the_inversion_kept_spares_the_first_run():
+    costs = {(kind, 1): every(seconds) for kind, seconds in SECONDS.items()}
+    found = cells(cost_table.finished(costs, 20, 80))
+    assert found["live"] == [f"{40 + 40 / n:.1f} ({2 + 2 / n:.2f})" for n in (1, 4, 16)]
+    assert found["cached"][0] == found["live"][0]
+    kept = [f"{22 + 40 / n:.1f} ({1.1 + 2 / n:.2f})" for n in (1, 4, 16)]
+    assert found["cached, from RIVAL Invert"] == kept
 
 
 def test_official_variations_cost_n_times_one():
