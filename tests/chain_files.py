@@ -8,9 +8,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from comfyui_rival.rival_core import chain_file, tensor_file
 from comfyui_rival.rival_core.chain import Chain, ModelCard
+from comfyui_rival.rival_core.errors import RivalError
 from comfyui_rival.rival_core.inversion import Solver
 from comfyui_rival.rival_core.scaling import Scaling
 
@@ -131,6 +133,12 @@ def sound_file(folder: Path) -> bytes:
     """The bytes of a file that nothing is wrong with."""
     chain_file.save(make_chain(), folder / "chain.safetensors", PREVIEW)
     return (folder / "chain.safetensors").read_bytes()
+
+
+def refuses(*said):
+    """pytest.raises for one sentence on the file that holds each of the words."""
+    pattern = r"^'given\.safetensors' " + "".join(f"(?=.*(?:{word}))" for word in said) + r"[^\n]*$"
+    return pytest.raises(RivalError, match=pattern)
 
 
 def count_empty(monkeypatch) -> list[int]:

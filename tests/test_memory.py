@@ -9,26 +9,14 @@ import torch
 from comfyui_rival.rival_core.alignment import with_exemplars
 from comfyui_rival.rival_core.chain import same
 from comfyui_rival.rival_core.exemplar import Exemplar
+from composing import model_of
+from keeping import STEPS, invert, negative, prompts
 
 pytestmark = pytest.mark.host
-STEPS = 5
 
 
-@pytest.fixture(scope="module")
-def world():
-    import tiny
-
-    model = tiny.build("sd15")
-    empty, negative, caption = (tiny.conditioning(model, seed) for seed in (1, 2, 3))
-
-    def invert(**inputs):
-        return graph.invert(model, tiny.latent(4, size=8), empty, steps=STEPS, **inputs)[0]
-
-    return {"model": model, "prompts": (caption, negative), "negative": negative, "invert": invert}
-
-
-def sample(world, model, chain, **inputs):
-    return graph.rival_sample(model, chain, *world["prompts"], **inputs)
+def sample(model, chain, **inputs):
+    return graph.rival_sample(model, chain, *prompts(), **inputs)
 
 
 def out_of_memory(message="no memory left"):
@@ -38,28 +26,28 @@ def out_of_memory(message="no memory left"):
 
 
 @pytest.mark.parametrize("features", ["live", "cached"])
-def test_too_little_memory_for_the_photo_is_tried_once_more(world, features):
-    chain = world["invert"]()
-    expected = sample(world, graph.patch(world["model"], chain), chain)
-    patched = graph.patch(world["model"], chain, features=features)
-    with spies.model_rows(world["model"], 3, out_of_memory) as calls:
-        assert torch.equal(sample(world, patched, chain), expected)
+def test_too_little_memory_for_the_photo_is_tried_once_more(features):
+    chain = invert()
+    expected = sample(graph.patch(model_of("sd15"), chain), chain)
+    patched = graph.patch(model_of("sd15"), chain, features=features)
+    with spies.model_rows(model_of("sd15"), 3, out_of_memory) as calls:
+        assert torch.equal(sample(patched, chain), expected)
     assert [rows for rows, _ in calls] == [1, 2, 1, *([1, 2] * (STEPS - 1))]
 
 
-def test_the_second_try_finds_the_cache_in_ram_and_the_device_free(world, monkeypatch):
+def test_the_second_try_finds_the_cache_in_ram_and_the_device_free(monkeypatch):
     from comfyui_rival.nodes import features, host
 
-    done, chain = [], world["invert"]()
+    done, chain = [], invert()
     monkeypatch.setattr(features.Shelf, "move_to_ram", lambda self: done.append("moved"))
     monkeypatch.setattr(host, "free_unused", lambda: done.append("freed"))
-    patched = graph.patch(world["model"], chain, features="cached")
-    with spies.model_rows(world["model"], 5, out_of_memory):
-        sample(world, patched, chain)
+    patched = graph.patch(model_of("sd15"), chain, features="cached")
+    with spies.model_rows(model_of("sd15"), 5, out_of_memory):
+        sample(patched, chain)
     assert done == ["moved", "freed"]
 
 
-def test_too_little_memory_twice_is_an_error_that_says_what_to_do(world, monkeypatch):
+def test_too_little_memory_twice_is_an_error_that_says_what_to_do(monkeypatch):
     from comfyui_rival.nodes import host
 
     calls = []
@@ -68,23 +56,23 @@ def test_too_little_memory_twice_is_an_error_that_says_what_to_do(world, monkeyp
         calls.append(args)
         raise out_of_memory()
 
-    chain = world["invert"]()
-    patched = graph.patch(world["model"], chain)
+    chain = invert()
+    patched = graph.patch(model_of("sd15"), chain)
     monkeypatch.setattr(host, "evaluate", full)
     with pytest.raises(type(out_of_memory()), match=r"^RIVAL Patch Model: .*fewer images.*\.$"):
-        sample(world, patched, chain)
+        sample(patched, chain)
     assert len(calls) == 2
 
 
-def test_other_errors_are_not_tried_again(world):
-    chain = world["invert"]()
-    patched = graph.patch(world["model"], chain)
-    with spies.model_rows(world["model"], 3) as calls, pytest.raises(RuntimeError):
-        sample(world, patched, chain)
+def test_other_errors_are_not_tried_again():
+    chain = invert()
+    patched = graph.patch(model_of("sd15"), chain)
+    with spies.model_rows(model_of("sd15"), 3) as calls, pytest.raises(RuntimeError):
+        sample(patched, chain)
     assert len(calls) == 3
 
 
-def test_the_host_reserves_memory_for_the_photo(world, monkeypatch):
+def test_the_host_reserves_memory_for_the_photo(monkeypatch):
     import comfy.model_management
 
     load, asked = comfy.model_management.load_models_gpu, []
@@ -94,17 +82,17 @@ def test_the_host_reserves_memory_for_the_photo(world, monkeypatch):
         return load(models, memory_required=memory_required, **kwargs)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
-    chain = world["invert"]()
+    chain = invert()
     asked.clear()
-    for model in (world["model"], graph.patch(world["model"], chain)):
+    for model in (model_of("sd15"), graph.patch(model_of("sd15"), chain)):
         for batch in (1, 4):
-            sample(world, model, chain, batch_size=batch)
+            sample(model, chain, batch_size=batch)
     one, four, beside_one, beside_four = asked
     assert beside_one == 2 * one and beside_four == pytest.approx(four * 5 / 4)
 
 
-def test_what_counts_as_more_memory(world):
-    chain, pair = world["invert"](), world["invert"](negative=world["negative"])
+def test_what_counts_as_more_memory():
+    chain, pair = invert(), invert(negative=negative())
     assert with_exemplars([16, 4, 8, 8], [Exemplar(chain)]) == [16 + 3, 4, 8, 8]
     assert with_exemplars([16, 4, 8, 8], [Exemplar(pair)]) == [16 + 3, 4, 8, 8]
     assert with_exemplars([8, 4, 8, 8], [Exemplar(chain)] * 3) == [8 + 2, 4, 8, 8]
@@ -113,16 +101,16 @@ def test_what_counts_as_more_memory(world):
         assert with_exemplars([16, 4, 8, 8], nothing) == [16, 4, 8, 8]
 
 
-def test_equal_prompts_share_one_row(world):
+def test_equal_prompts_share_one_row():
     """Whether it is the same prompt or another copy of it."""
-    chain = world["invert"]()
+    chain = invert()
     copied = [[chain.positive[0][0].clone(), dict(chain.positive[0][1])]]
-    shared = world["invert"](negative=copied)
-    patched = graph.patch(world["model"], shared)
-    with spies.model_rows(world["model"]) as calls:
-        samples = sample(world, patched, shared)
+    shared = invert(negative=copied)
+    patched = graph.patch(model_of("sd15"), shared)
+    with spies.model_rows(model_of("sd15")) as calls:
+        samples = sample(patched, shared)
     assert [rows for rows, _ in calls] == [1, 2] * STEPS
-    assert torch.equal(samples, sample(world, graph.patch(world["model"], chain), chain))
+    assert torch.equal(samples, sample(graph.patch(model_of("sd15"), chain), chain))
 
 
 def test_sameness_of_prompts():
