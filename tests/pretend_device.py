@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 NAME = "pretend"
@@ -44,7 +43,8 @@ def run(operation: Any, *args, **kwargs):
     if name == "aten::_fused_sdp_choice":
         return 0  # attention as plain mathematics
     wrappers: dict[int, Tensor] = {}
-    inner, inner_kwargs = pytree.tree_map(lambda x: unwrap(x, name, wrappers), (args, kwargs))
+    inner = [unwrap(x, name, wrappers) for x in args]
+    inner_kwargs = {key: unwrap(x, name, wrappers) for key, x in kwargs.items()}
     if name == "aten::_local_scalar_dense":
         return operation(*inner)
     if name == "aten::_copy_from":
@@ -59,10 +59,12 @@ def run(operation: Any, *args, **kwargs):
     to = kwargs.get("device")
     if name == "aten::_to_copy" and to is not None and to.type != NAME:
         return result
-    return pytree.tree_map(lambda x: rewrap(x, wrappers), result)
+    return rewrap(result, wrappers)
 
 
 def unwrap(x: Any, name: str, wrappers: dict[int, Tensor]) -> Any:
+    if isinstance(x, (list, tuple)):
+        return [unwrap(part, name, wrappers) for part in x]
     if isinstance(x, torch.device) and x.type == NAME:
         return torch.device("cpu")
     if not isinstance(x, Tensor):
@@ -91,6 +93,8 @@ def wrap(x: Tensor) -> Tensor:
 
 
 def rewrap(x: Any, wrappers: dict[int, Tensor]) -> Any:
+    if isinstance(x, (list, tuple)):
+        return type(x)(rewrap(part, wrappers) for part in x)
     if not isinstance(x, Tensor):
         return x
     known = wrappers.get(id(x))
