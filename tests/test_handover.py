@@ -10,14 +10,14 @@ import torch
 from composing import remembered
 
 pytestmark = pytest.mark.host
-STEPS = 10
+STEPS = 7
 SOLVERS = ("anderson", "fixed_point", "empirical")
 
 
 @remembered
 def model():
     """Smooth enough for fixed points to be reached."""
-    return tiny.calm(tiny.build("sd15"), share=0.1)
+    return tiny.calm(tiny.build("sd15"), share=0.05)
 
 
 def prompt(seed: int) -> list:
