@@ -128,9 +128,11 @@ def measure(model, options: argparse.Namespace) -> dict[tuple[Kind, int], Cost]:
         runs[kind, 1] = {phase: Run(model, kind, 1, chain, prompt, phase) for phase in PHASES}
     found = {key: {phase: [] for phase in PHASES} for key in runs}
     for _ in range(options.rounds):
-        for key, by_phase in runs.items():
+        for (kind, n), by_phase in runs.items():
             for phase, run in by_phase.items():
-                found[key][phase].append(run.measure(meter))
+                figures = run.measure(meter)
+                found[kind, n][phase].append(figures)
+                print(f"{n} x {kind}, {phase}: {figures[0]:.2f} s", file=sys.stderr, flush=True)
     return {key: summed(by_phase, stored.get(key[0], 0)) for key, by_phase in found.items()}
 
 
