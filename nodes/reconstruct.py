@@ -69,7 +69,7 @@ class RivalReconstruct(io.ComfyNode):
             notices = notify(NODE, checks.same_weights(chain, model))
             noise = start_noise(chain, 0, "inverted", tuple(chain.latents.shape[2:]), [0])
         samples = host.sample(
-            model,
+            host.without_step_skippers(model),
             noise,
             chain.cfg,
             host.sampler("euler"),

@@ -49,6 +49,31 @@ def test_the_exemplar_is_neither_skipped_nor_watched(setup, monkeypatch, node, o
     assert all(torch.equal(some[sigma], every[sigma]) for sigma in some)
 
 
+@pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
+@pytest.mark.parametrize("solver", ["ddim", "anderson"])
+def test_the_inversion_and_its_way_back_are_neither_skipped_nor_watched(setup, node, solver):
+    """Else a step would count as solved, and its features as seen, that the model never saw."""
+    from comfyui_rival.nodes import RivalReconstruct
+
+    model, _, prompts = setup
+    inputs = {"steps": 12, "solver": solver, "features": "live" if solver == "ddim" else "cached"}
+    with spies.model_rows(model) as calls:
+        plain, _ = graph.invert(model, tiny_photo(), prompts[0], **inputs)
+    with spies.model_rows(model) as again:
+        chain, _ = graph.invert(cached(model, node, 0.6), tiny_photo(), prompts[0], **inputs)
+    assert again == calls and torch.equal(chain.latents, plain.latents)
+    assert chain.features.rows.keys() == plain.features.rows.keys()
+    back = RivalReconstruct.execute(model, chain).args[0]["samples"]
+    through = RivalReconstruct.execute(cached(model, node, 0.6), chain).args[0]["samples"]
+    assert torch.equal(through, back)
+
+
+def tiny_photo() -> dict:
+    import tiny
+
+    return tiny.latent(2, size=8)
+
+
 def test_a_skipped_exemplar_is_an_error_not_a_silence(setup):
     """A pack that skips transformer blocks leaves nothing to read there, and the node says so."""
     from comfyui_rival.nodes import alignment

@@ -31,6 +31,7 @@ from .hooks import (
     set_post_cfg,
     set_wrappers,
     with_hooks,
+    without_step_skippers,
     wrapper_owner,
 )
 from .kernels import attention, for_longer_keys
@@ -120,6 +121,7 @@ __all__ = [
     "weights_fingerprint",
     "weights_key",
     "with_hooks",
+    "without_step_skippers",
     "word_ids",
     "wrapper_owner",
 ]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .loras import schedule_loras, settle
 
-# Wrappers that skip model calls by watching how much the latent changed. The exemplar's call is
-# of another latent: it must neither be skipped nor watched.
-STEP_SKIPPERS = {"easycache"}
+# Wrappers that skip model calls by watching how much the latent changed on its way down. The
+# exemplar's calls are of other latents: they must neither be skipped nor watched.
+STEP_SKIPPERS = {"easycache", "lazycache"}
 WRAPPED = (
     WrappersMP.OUTER_SAMPLE,
     WrappersMP.PREPARE_SAMPLING,
@@ -34,6 +34,18 @@ def set_wrappers(model: ModelPatcher, key: str, owner: Any) -> ModelPatcher:
     for kind in WRAPPED:
         model.remove_wrappers_with_key(kind, key)
         model.add_wrapper_with_key(kind, key, getattr(owner, kind))
+    return model
+
+
+def without_step_skippers(model: ModelPatcher) -> ModelPatcher:
+    """A clone all of whose calls are made; the MODEL itself if they are already."""
+    found = [(kind, key) for kind, keyed in model.wrappers.items() for key in keyed]
+    found = [(kind, key) for kind, key in found if key in STEP_SKIPPERS]
+    if not found:
+        return model
+    model = model.clone()
+    for kind, key in found:
+        model.remove_wrappers_with_key(kind, key)
     return model
 
 
