@@ -9,11 +9,11 @@ import functools
 
 import composing
 import graph
+import pretend_device
 import pytest
 import torch
 from composing import prompt, remembered
 
-pretend_device = pytest.importorskip("pretend_device")
 pytestmark = pytest.mark.host
 CPU, MOST = torch.device("cpu"), 8 << 30
 SIZE = (8, 10)
