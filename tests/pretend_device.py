@@ -25,10 +25,19 @@ CONVOLUTION = torch.ops.aten.convolution.default
 
 @cache
 def register() -> torch.device:
-    """The device. ImportError where this PyTorch takes no backends written in Python."""
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+    """The device. AttributeError where this PyTorch takes no backends written in Python."""
+    from torch.utils import backend_registration
 
-    _setup_privateuseone_for_python_backend(NAME)
+    class Module(backend_registration._DummyBackendModule):
+        """Nothing else finds the device: torch.random.fork_rng would ask each for its state."""
+
+        def is_available(self) -> bool:
+            return False
+
+        def device_count(self) -> int:
+            return 0
+
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
     every, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     every.fallback(run, "PrivateUse1")
     # The one operation that PyTorch expects such devices to bring along.

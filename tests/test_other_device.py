@@ -23,7 +23,7 @@ SIZE = (8, 10)
 def device():
     try:
         return pretend_device.register()
-    except ImportError:
+    except AttributeError:
         pytest.skip("this PyTorch takes no devices written in Python")
 
 
