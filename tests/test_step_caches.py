@@ -68,6 +68,19 @@ def test_the_inversion_and_its_way_back_are_neither_skipped_nor_watched(setup, n
     assert torch.equal(through, back)
 
 
+@pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
+def test_looking_for_words_skips_no_call(setup, node):
+    from comfyui_rival.nodes.guidance import attention_maps
+
+    model, chain, _ = setup
+    with spies.model_rows(model) as calls:
+        plain = attention_maps(model, chain, [1])
+    with spies.model_rows(model) as again:
+        through = attention_maps(cached(model, node, 0.6), chain, [1])
+    assert again == calls and len(plain) == len(through) > 0
+    assert all(map(torch.equal, through, plain))
+
+
 def tiny_photo() -> dict:
     import tiny
 
