@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from pathlib import Path
 
@@ -42,11 +43,18 @@ class Meter:
             return torch.cuda.memory_allocated()
         if not CLEAR.exists():
             return None
+        return_free_memory()
         CLEAR.write_text("5")
         return resident("VmRSS")
 
     def highest(self) -> int:
         return torch.cuda.max_memory_allocated() if self.on_gpu else resident("VmHWM")
+
+
+def return_free_memory() -> None:
+    """The C library keeps what was freed and hands it out again: resident memory would not grow."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def resident(field: str) -> int:
