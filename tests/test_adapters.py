@@ -167,7 +167,7 @@ def test_training_the_control_moves_nothing_but_what_the_file_holds(tiny, tmp_pa
     unet, weights, autoencoder = tiny
     training = train_adapters.control_training(tmp_path, unet, 1e-3, **TINY)
     before = {name: t.clone() for name, t in training.model.state_dict().items()}
-    batches = control.OutlineBatches(FewCaptions(), autoencoder, CPU)
+    batches = control.OutlineBatches(FewCaptions(), autoencoder, CPU, size=64)
     train_adapters.train_control(training, unet, batches, 2, 8, NEVER)
     assert all(torch.equal(t, weights[name]) for name, t in unet.state_dict().items())
     changed = moved(training, before)
@@ -176,8 +176,9 @@ def test_training_the_control_moves_nothing_but_what_the_file_holds(tiny, tmp_pa
                for name in changed)
 
 
-def test_training_the_concept_moves_nothing_but_the_lora(tiny, tmp_path):
+def test_training_the_concept_moves_nothing_but_the_lora(tiny, tmp_path, monkeypatch):
     unet, _, autoencoder = tiny
+    monkeypatch.setattr(concept, "PHOTOS", concept.PHOTOS[:1])
     training = train_adapters.concept_training(tmp_path, unet, 1e-3)
     before = {name: t.clone() for name, t in training.model.state_dict().items()}
     ordinary = concept.NeighbourBatches(FewCaptions(), autoencoder, CPU)
@@ -215,5 +216,5 @@ def test_guided_sampling_takes_a_controlled_unet(tiny):
     unet, _, _ = tiny
     controlled = control.Controlled(unet, control.make_controlnet(unet, **TINY), hints())
     _, _, text = batch()
-    drawn = diffusion.sample(controlled, text, text[:1], 16, seed=0, steps=2)
+    drawn = diffusion.sample(controlled, text, text[:1], 16, seed=0, steps=1)
     assert drawn.shape == (2, 4, 16, 16)

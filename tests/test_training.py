@@ -32,7 +32,7 @@ def train_latents(folder: Path, scenes: int) -> dict:
     start_as_mosaic(autoencoder)
     captions = FewCaptions()
     training = train.unet_training(folder, CPU, captions, **TINY)
-    train.train_unet(training, autoencoder, captions, 4, scenes, NEVER)
+    train.train_unet(training, autoencoder, captions, 4, scenes, NEVER, size=64)
     return saved(folder, "unet")
 
 
@@ -56,6 +56,7 @@ def small_rounds(monkeypatch):
     import latents
 
     monkeypatch.setattr(images, "SCENES_PER_ROUND", 2)
+    monkeypatch.setattr(images, "CROP", 16)  # bfloat16 is slow on most CPUs
     monkeypatch.setattr(latents, "SCENES_PER_ROUND", 4)
     monkeypatch.setattr(latents, "PASSES", 2)
 
