@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serving import CHECKPOINT
 
-WIDTH, HEIGHT = 96, 64
+WIDTH, HEIGHT = 64, 48
 
 
 def node(class_type: str, **inputs) -> dict:

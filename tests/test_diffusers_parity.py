@@ -76,7 +76,7 @@ def run_engine(setting: Setting, size, steps, prediction):
     return chain, final
 
 
-@pytest.mark.parametrize("prediction, size, steps", [("eps", (8, 12), 10), ("v", (8, 8), 30)])
+@pytest.mark.parametrize("prediction, size, steps", [("eps", (8, 12), 10), ("v", (8, 8), 15)])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_parity_with_the_official_algorithm(name, prediction, size, steps, monkeypatch):
     theirs, their_final = run_official(SETTINGS[name], size, steps, prediction, monkeypatch)
@@ -114,7 +114,7 @@ def two_hosts(family, **heads):
     return comfy, Model(unet, V if family.endswith("_v") else EPS)
 
 
-def compare(hosts, setting: Setting, steps=10, size=(8, 8), strength=1.0, batch=1):
+def compare(hosts, setting: Setting, steps=6, size=(8, 8), strength=1.0, batch=1):
     """The relative error between the hosts, of the chain and of the variations."""
     import tiny
 
@@ -154,7 +154,7 @@ def test_two_hosts_agree(hosts, name):
     [
         {"setting": SETTINGS["prompt_inverted"], "size": (8, 12), "batch": 2},
         {"setting": SETTINGS["prompt_inverted"], "strength": 0.5},
-        {"setting": Setting(cfg=5.0, start="gaussian"), "steps": 15},
+        {"setting": Setting(cfg=5.0, start="gaussian"), "steps": 9},
         {"setting": Setting(cfg=1.0)},
     ],
     ids=["wide batch", "strength", "gaussian", "no guidance"],

@@ -44,7 +44,7 @@ def test_a_chain_travels_through_a_server(server, tmp_path):
     assert "invert" not in loaded.started and {"load", "sample"} <= set(loaded.started)
     assert (pictures(server, loaded) == wanted).all()
     assert "SD15" in loaded.text("load") and "6 steps" in loaded.text("load")
-    assert pictures(server, loaded, "load").shape == (1, *[64, 96], 3)
+    assert pictures(server, loaded, "load").shape == (1, prompts.HEIGHT, prompts.WIDTH, 3)
     assert "load" not in server.run(from_file(name, seed=82)).started
 
     (tmp_path / "sent.safetensors").write_bytes(server.view(saved))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import graph
 import official
@@ -99,7 +100,8 @@ def official_start(z, start):
     return official.shuffle(z, permutation)
 
 
-def run_official(model, setting, steps, size, prediction="eps", mistakes=()):
+@cache
+def run_official(model, setting, steps, size, prediction="eps", mistakes: Set = frozenset()):
     """(chain in VP coordinates, final z)."""
     unet = (changed_for_good(CONCEPT) if setting.lora else model).model.diffusion_model
     empty, negative, caption = (c[0][0] for c in prompts(model))
@@ -123,7 +125,9 @@ def run_official(model, setting, steps, size, prediction="eps", mistakes=()):
     return chain, final
 
 
+@cache
 def run_pack(model, setting, steps, size, sample=graph.rival_sample):
+    """(chain, final z)."""
     model = concept() if setting.lora else model
     empty, negative, caption = prompts(model)
     inverted_with = (
@@ -150,14 +154,15 @@ def assert_parity(model, setting, steps, size, prediction="eps"):
     assert error < TOLERANCE
 
 
-@pytest.mark.parametrize("size", [SQUARE, WIDE, TALL])
+@pytest.mark.parametrize("size", [WIDE, TALL])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings(sd15, name, size):
     assert_parity(sd15, SETTINGS[name], 10, size)
 
 
-@pytest.mark.parametrize("steps", [20, 50])
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize(
+    "name, steps", [*((name, 20) for name in OFFICIAL), ("variation", 50), ("controlnet", 50)]
+)
 def test_steps(sd15, name, steps):
     assert_parity(sd15, SETTINGS[name], steps, SQUARE)
 
@@ -185,6 +190,6 @@ def test_core_sampler_on_the_patched_model(sd15, name):
 def test_every_deliberate_mistake_would_be_noticed(sd15, mistake):
     """The right algorithm is a hundred tolerances away from each wrong one."""
     setting = SETTINGS["controlnet" if mistake in official.CONTROL_MISTAKES else "prompt_inverted"]
-    _, wrong = run_official(sd15, setting, 10, SQUARE, mistakes={mistake})
+    _, wrong = run_official(sd15, setting, 10, SQUARE, mistakes=frozenset({mistake}))
     _, ours = run_pack(sd15, setting, 10, SQUARE)
     assert graph.relative(ours, wrong) > 100 * TOLERANCE

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.host
 def setup():
     import tiny
 
-    model = tiny.build("sd15")
+    model = tiny.calm(tiny.build("sd15"))  # else dpm_adaptive takes hundreds of steps
     prompt = tiny.conditioning(model, 1)
     chain, _ = graph.invert(model, tiny.latent(2, size=8), prompt, steps=5)
     return graph.patch(model, chain), chain, prompt
