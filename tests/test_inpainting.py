@@ -74,7 +74,7 @@ def known(samples, mask):
 
 
 @pytest.mark.parametrize("steps, mistakes", [
-    (10, {}), (30, {}),
+    (10, {}), (20, {}), (50, {}),
     *((10, {mistake}) for mistake in ("known_lag", "known_late", "no_injection", "no_adain")),
 ])
 def test_parity(setup, steps, mistakes):
