@@ -115,7 +115,8 @@ def test_sampling_reports_its_steps_with_previews(server):
 @pytest.fixture(scope="module")
 def before(server) -> list[np.ndarray]:
     """A variation, and what core makes of the loader's model."""
-    return [run(server, prompts.variation(seed=41)), run(server, prompts.core_sampler("checkpoint"))]
+    drawn = prompts.variation(seed=41), prompts.core_sampler("checkpoint")
+    return [run(server, prompt) for prompt in drawn]
 
 
 @pytest.mark.parametrize("node", ["invert", "sample", "an iteration of invert"])
