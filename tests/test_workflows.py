@@ -9,7 +9,7 @@ import workflow
 from browsing import opened
 from serving import PACK_NAME, WORKFLOWS, pictures
 
-STEPS = 5
+STEPS = 6
 
 
 @pytest.fixture(scope="module", params=WORKFLOWS, ids=lambda path: path.stem)
