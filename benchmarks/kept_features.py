@@ -112,7 +112,10 @@ def held() -> int:
     import torch
 
     gc.collect()
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else meters.resident("VmRSS")
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    meters.return_free_memory()  # else growth could hide in it
+    return meters.resident("VmRSS")
 
 
 if __name__ == "__main__":

@@ -115,12 +115,13 @@ def test_sampling_reports_its_steps_with_previews(server):
 @pytest.fixture(scope="module")
 def before(server) -> list[np.ndarray]:
     """A variation, and what core makes of the loader's model."""
-    drawn = prompts.variation(seed=41), prompts.core_sampler("checkpoint")
-    return [run(server, prompt) for prompt in drawn]
+    asked = prompts.variation(seed=41), prompts.core_sampler("checkpoint")
+    return [run(server, prompt) for prompt in asked]
 
 
 @pytest.mark.parametrize("node", ["invert", "sample", "an iteration of invert"])
 def test_interrupting_leaves_nothing_behind(server, node, before):
+    variation, vanilla = before
     long = {"sample": {"steps": 20, "batch": 4}}.get(node, {"steps": 100})
     stopped = prompts.variation(seed=42, **long)
     if node == "an iteration of invert":
@@ -134,8 +135,8 @@ def test_interrupting_leaves_nothing_behind(server, node, before):
         server.run(stopped, on_progress=interrupt)
     outcome = server.run(prompts.variation(seed=41))
     assert "sample" in outcome.started
-    assert difference(pictures(server, outcome), before[0]) == 0
-    assert difference(run(server, prompts.core_sampler("checkpoint")), before[1]) == 0
+    assert difference(pictures(server, outcome), variation) == 0
+    assert difference(run(server, prompts.core_sampler("checkpoint")), vanilla) == 0
 
 
 def test_bypassing_the_patch_is_vanilla(server):

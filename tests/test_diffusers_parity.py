@@ -76,7 +76,7 @@ def run_engine(setting: Setting, size, steps, prediction):
     return chain, final
 
 
-@pytest.mark.parametrize("prediction, size, steps", [("eps", (8, 12), 10), ("v", (8, 8), 15)])
+@pytest.mark.parametrize("prediction, size, steps", [("eps", (8, 12), 10), ("v", (8, 8), 30)])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_parity_with_the_official_algorithm(name, prediction, size, steps, monkeypatch):
     theirs, their_final = run_official(SETTINGS[name], size, steps, prediction, monkeypatch)
