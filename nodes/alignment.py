@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..rival_core.alignment import Step, steering, with_exemplars
-from ..rival_core.attention import Layer, blended_attention, lengthen
 from ..rival_core.errors import RivalError
 from ..rival_core.exemplar import Exemplar, in_order
-from ..rival_core.guidance import Keep
+from ..rival_core.guidance import Blend, Keep
 from . import host
 from .features import shelves
+from .injection import CallWatch, Injection
+from .prediction import Prediction, Prompts
 from .recorder import Recorder
 from .remarks import NODE, Remarks
 from .schema import named
@@ -27,104 +27,60 @@ OUT_OF_MEMORY = (
 )
 
 
-class Injection:
-    """An attn1 patch for the generated rows, and the attn1 replaces of a fractional strength."""
-
-    def __init__(self, step: Step, roles: dict[Any, str], taken: Iterable[tuple]):
-        self.step = step
-        self.roles = roles
-        self.taken = set(taken)
-
-    def __call__(self, n, context, value, extra_options):
-        layer = (extra_options["block"], extra_options["block_index"])
-        steering = self.step.steering.at(layer)
-        if self.is_taken(layer) or not steering.readers:
-            return n, context, value
-        roles = [self.roles.get(row, "positive") for row in extra_options["uuids"]]
-        with named(NODE):
-            chunks = [self.step.read(layer, role) for role in roles]
-        own_is_one = value is context
-        if len(n) != len(context):
-            # HyperTile cut the queries into tiles; ComfyUI then reads keys in that many chunks.
-            context, value = (t.reshape(len(n), -1, t.shape[-1]) for t in (context, value))
-        rows = len(n) // len(chunks)
-        replace = steering.replace and not steering.blends
-        longer = lengthen(context, [c.context for c in chunks], rows, replace)
-        if own_is_one and all(c.value is c.context for c in chunks):
-            return n, longer, longer
-        return n, longer, lengthen(value, [c.value for c in chunks], rows, replace)
-
-    def is_taken(self, layer: Layer) -> bool:
-        """Whether another node computes this layer's self-attention in this call."""
-        block, depth = layer
-        return (*block, depth) in self.taken or block in self.taken
-
-    def replaces(self) -> dict[tuple, Any]:
-        """Attention functions that blend plain with injected, for the layers that need them."""
-        if not any(e.strength < 1 or e.mask is not None for e in self.step.steering.readers):
-            return {}
-        layers = set().union(*self.step.tokens.values())
-        free = [layer for layer in layers if not self.is_taken(layer) and self.is_blended(layer)]
-        return {(*block, depth): self.blend for block, depth in free}
-
-    def is_blended(self, layer: Layer) -> bool:
-        steering = self.step.steering.at(layer)
-        return bool(steering.readers) and steering.blends
-
-    def blend(self, q, k, v, extra_options, mask=None):
-        layer = (extra_options["block"], extra_options["block_index"])
-        steering = self.step.steering.at(layer)
-        role = self.roles.get(extra_options["uuids"][0], "positive")
-        attention = partial(host.attention, extra_options=extra_options)
-        with named(NODE):
-            length = self.step.read(layer, role).context.shape[1]
-            like = q.new_empty(1, 1, *extra_options["original_shape"][2:])
-            share, allowed = self.step.shares(layer, q.shape[1], like)
-        return blended_attention(attention, q, k, v, length, steering.replace, share, allowed)
-
-
 class Run:
     """Everything one sampling run keeps. The exemplar's tokens live for one sigma at a time."""
 
     def __init__(self, exemplars: Sequence[Exemplar], guider: Any):
         self.exemplars = exemplars
         self.guider = guider
-        self.timesteps = host.timesteps_of(guider.model_patcher)
-        self.roles: dict[Any, str] | None = None
+        self.prompts: Prompts | None = None
+        self.prediction: Prediction | None = None
         self.conds: dict[int, dict[str, list]] = {}
         self.step: Step | None = None
         self.shelves = shelves(exemplars, guider.model_patcher)
         self.remarks = Remarks()
 
     def release(self) -> None:
-        self.step = self.guider = self.roles = None
+        self.step = self.guider = self.prompts = self.prediction = None
         self.conds.clear()
         self.shelves.clear()
+
+    def begin(self, x: Tensor) -> None:
+        """A guided prediction of x [B, C, H, W] is to be made."""
+        if self.prompts is None:  # only now are the guider's prompts encoded
+            chains = [e.chain for e in self.exemplars]
+            self.prompts = Prompts(self.guider, chains, self.remarks)
+        self.prediction = Prediction(self.prompts, x)
 
     def at(self, sigma: float) -> Step:
         """The step at this sigma; moving to another frees the last one's tokens."""
         if self.step is None or self.step.sigma != sigma:
-            self.step = Step(sigma, steering(self.exemplars, self.timesteps.t(sigma)))
+            t = host.timesteps_of(self.guider.model_patcher).t(sigma)
+            self.step = Step(sigma, steering(self.exemplars, t))
         return self.step
-
-    def row_roles(self) -> dict[Any, str]:
-        if self.roles is None:
-            self.roles = host.row_roles(getattr(self.guider, "conds", {}))
-        return self.roles
 
     def inject(self, model, conds, x: Tensor, sigma: Tensor, model_options: dict) -> dict:
         """The options for the generated rows' call, after running the exemplars they read."""
+        if self.prediction is None:  # a guider may ask without predicting
+            self.begin(x)
+        roles = self.prompts.roles_of(conds)
+        if not self.exemplars:
+            return model_options
         step = self.at(float(sigma[0]))
-        roles = self.row_roles()
-        present = {roles.get(c["uuid"], "positive") for cond in conds for c in cond or []}
+        present = {roles[entry["uuid"]] for cond in conds for entry in cond or []}
         self.run_exemplars(step, model, present, x, sigma, model_options)
         if not step.steering.readers:
             return model_options
         replaces = model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
         self.remarks.of_other_attention(replaces)
         injection = Injection(step, roles, replaces)
+        watch = CallWatch(roles, conds, x, self.prediction.x)
+        watch.needs_roles = len(present) > 1 and any(c.has_two_rows for c in step.steering.chains)
+        watch.needs_parts = any(e.mask is not None for e in step.steering.readers)
+        around = watch if watch.needs_roles or watch.needs_parts else None
         faster = host.for_longer_keys(model_options, x.device)
-        return host.with_hooks(model_options, injection, injection.replaces(), **faster)
+        replaced = injection.replaces()
+        return host.with_hooks(model_options, injection, replaced, None, around, **faster)
 
     def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
         """Runs, in one batch a chain, the exemplar rows that this step needs and does not have."""
@@ -168,11 +124,15 @@ class Run:
         )
         recorder = Recorder(roles, step.layers(chain), stops)
         options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})
-        denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)
+        self.remarks.of_kept_out(host.kept_out(model_options))
+        with named(NODE):
+            denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)
         step.keep(chain, x_ex, dict(zip(rows, denoised or [])), recorder.tokens)
 
     def normalize(self, x: Tensor, denoised: Tensor, sigma: Tensor, model_options: dict) -> Tensor:
         """The guided prediction with the exemplars' noise statistics, where the gates say so."""
+        if not self.exemplars:
+            return denoised
         step = self.at(float(sigma[0]))
         if step.steering.normalizers:
             self.remarks.of_start(self.exemplars, x, step.sigma)
@@ -183,9 +143,15 @@ class Run:
 class Alignment:
     """The wrappers of a patched MODEL. Holds what was asked for; a run's state is its Run."""
 
-    def __init__(self, exemplars: Sequence[Exemplar] = (), keep: Keep | None = None):
+    def __init__(
+        self,
+        exemplars: Sequence[Exemplar] = (),
+        keep: Keep | None = None,
+        blends: Sequence[Blend] = (),
+    ):
         self.exemplars = in_order(exemplars)
         self.keep = keep
+        self.blends = tuple(blends)
 
     def outer_sample(self, executor, *args, **kwargs):
         guider = executor.class_obj
@@ -204,19 +170,39 @@ class Alignment:
         return executor(model, with_exemplars(noise_shape, self.exemplars), *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options={}, *args, **kwargs):
-        sigma, seen = float(timestep[0]), x
+        run, sigma, seen = run_of(model_options), float(timestep[0]), x
         if self.keep is not None:
             with named(GUIDANCE):
                 seen = self.keep.enter(x, sigma)
-        denoised = executor(seen, timestep, model_options, *args, **kwargs)
-        denoised = run_of(model_options).normalize(seen, denoised, timestep, model_options)
+        run.begin(seen)
+        watched = host.watch_windows(model_options, run.prediction.saw)
+        denoised = executor(seen, timestep, watched, *args, **kwargs)
+        denoised, run.prediction = self.blended(run, denoised), None
+        denoised = run.normalize(seen, denoised, timestep, model_options)
         return denoised if self.keep is None else self.keep.leave(x, denoised, sigma)
+
+    def blended(self, run: Run, denoised: Tensor) -> Tensor:
+        """The guided prediction, whatever guided it, with the low guidance outside the masks."""
+        if not self.blends:
+            return denoised
+        unguided = run.prediction.unguided()
+        if unguided is None:
+            run.remarks.of_no_unconditional()
+            return denoised
+        with named(GUIDANCE):
+            for blend in self.blends:
+                denoised = blend(denoised, *unguided)
+        return denoised
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         run = run_of(model_options)
-        if isinstance(run, Run):  # else this is the exemplar's own call
-            model_options = run.inject(model, conds, x_in, timestep, model_options)
-        return executor(model, conds, x_in, timestep, model_options)
+        if not isinstance(run, Run):  # this is the exemplar's own call
+            return executor(model, conds, x_in, timestep, model_options)
+        model_options = run.inject(model, conds, x_in, timestep, model_options)
+        denoised = executor(model, conds, x_in, timestep, model_options)
+        if self.blends:
+            run.prediction.saw(conds, denoised)
+        return denoised
 
 
 def run_of(model_options: dict) -> Any:
@@ -247,12 +233,23 @@ def exemplars_of(model) -> tuple[Exemplar, ...]:
 
 def align(model, exemplar: Exemplar):
     """A clone of the MODEL steered by one exemplar more."""
-    alignment = alignment_of(model) or Alignment()
-    aligned = Alignment([*alignment.exemplars, exemplar], alignment.keep)
-    model = host.register_loras(model, hooks_of(exemplar.chain))
-    return host.set_wrappers(model, KEY, aligned)
+    model, now = host.register_loras(model, hooks_of(exemplar.chain)), alignment_of(model)
+    return realigned(model, exemplars=[*now.exemplars, exemplar] if now else [exemplar])
 
 
 def keep_photo(model, keep: Keep):
     """A clone of the MODEL that keeps a photo outside a mask, in place of any kept so far."""
-    return host.set_wrappers(model, KEY, Alignment(exemplars_of(model), keep))
+    return realigned(model, keep=keep)
+
+
+def blend_guidance(model, blend: Blend):
+    """A clone of the MODEL with a lower guidance outside one mask more."""
+    now = alignment_of(model)
+    model = realigned(model, blends=[*now.blends, blend] if now else [blend])
+    return model if blend.outside == 1.0 else host.compute_uncond(model)
+
+
+def realigned(model, **changes):
+    """A clone of the MODEL with something of what this pack put on it changed."""
+    now = alignment_of(model) or Alignment()
+    return host.set_wrappers(model, KEY, Alignment(**{**vars(now), **changes}))

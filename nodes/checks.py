@@ -116,7 +116,8 @@ def foreign_chain(chain: Chain) -> None:
 
 
 def unpatched(model) -> None:
-    if alignment_of(model) is not None:
+    found = alignment_of(model)
+    if found is not None and (found.exemplars or found.keep is not None):
         raise RivalError(
             "this model already carries RIVAL Patch Model or a photo kept by RIVAL Blended "
             "Guidance: connect the model from before that, since the exemplar belongs to the "

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
-from ..rival_core.guidance import Keep, attention_mask, attention_to, blended, word_positions
+from ..rival_core.guidance import Blend, Keep, attention_mask, attention_to, word_positions
 from ..rival_core.masks import RESOLUTIONS, resize_mask
 from . import alignment, checks, host
 from .alignment import GUIDANCE as NODE
@@ -98,7 +98,7 @@ class RivalBlendedGuidance(io.ComfyNode):
                 maps = attention_maps(model, chain, positions)
                 found = enlarged(attention_mask(maps, size, resolution, threshold, blur))
                 mask = found if mask is None else found * resize_mask(mask, found[None])[:, 0]
-        guided = host.set_post_cfg(model, Blend(mask, outside), needs_uncond=outside != 1.0)
+        guided = alignment.blend_guidance(model, Blend(mask, outside))
         if keep_photo:
             guided = alignment.keep_photo(guided, Keep(chain, mask))
         return output(cls, guided, mask, text=notices)
@@ -168,20 +168,6 @@ def word_inputs() -> list[io.Input]:
             )
         ),
     ]
-
-
-class Blend:
-    """The post-CFG function: holds the mask and the low scale, and nothing of a run."""
-
-    def __init__(self, mask: Tensor, outside: float):
-        self.mask, self.outside = mask, outside
-
-    def __call__(self, args: dict) -> Tensor:
-        denoised = args["denoised"]
-        with named(NODE):
-            mask = resize_mask(self.mask, denoised)
-        cond, uncond = args["cond_denoised"], args["uncond_denoised"]
-        return blended(denoised, cond, uncond, self.outside, mask)
 
 
 class MapRecorder:

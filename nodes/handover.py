@@ -47,7 +47,7 @@ class Handover:
         self.others = host.others_acting(self.model, model_options, *self.prompts)
         if self.others is not None:
             return model_options
-        self.x, self.recorder = x, Recorder(host.row_roles(conds), self.layers)
+        self.x, self.recorder = x, Recorder(host.row_names(conds), self.layers)
         return host.with_hooks(model_options, self.recorder)
 
     def solved(self, place: int, residual: Tensor) -> None:

@@ -15,6 +15,7 @@ from ..rival_core.report import residual_table, summary, unsolved_notice
 from ..rival_core.schedule import check_sigmas, rival_sigmas
 from . import checks, host
 from .handover import Handover, check_features
+from .remarks import left_out
 from .schema import RivalChain, advanced, named, notify, output, schema
 
 NODE = "RIVAL Invert"
@@ -258,7 +259,7 @@ class RivalInvert(io.ComfyNode):
 
     @classmethod
     def notices(cls, model, family, latent, image) -> list[str]:
-        notices = []
+        notices = left_out(host.kept_out(model.model_options, model.wrappers))
         tokens, native = image.shape[2] * image.shape[3], host.FAMILIES[family]
         if tokens > 2 * native:
             notices.append(

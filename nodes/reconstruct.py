@@ -8,6 +8,7 @@ from torch import Tensor
 from ..rival_core.errors import RivalError
 from ..rival_core.report import errors, summary
 from . import checks, host
+from .remarks import left_out
 from .schema import named, notify, output, schema
 from .start import chain_input, start_noise
 
@@ -66,19 +67,21 @@ class RivalReconstruct(io.ComfyNode):
             checks.unpatched(model)
             if image is not None and vae is None:
                 raise RivalError("an image is connected without its VAE: connect the VAE, too")
-            notices = notify(NODE, checks.same_weights(chain, model))
+            others = host.kept_out(model.model_options, model.wrappers)
+            notices = notify(NODE, [*checks.same_weights(chain, model), *left_out(others)])
             noise = start_noise(chain, 0, "inverted", tuple(chain.latents.shape[2:]), [0])
-        samples = host.sample(
-            host.without_step_skippers(model),
-            noise,
-            chain.cfg,
-            host.sampler("euler"),
-            chain.falling_sigmas(),
-            chain.scaling.level(float(chain.sigmas[0])),
-            chain.positive,
-            chain.negative or chain.positive,
-            0,
-        )
+        with named(NODE), host.explained(others):
+            samples = host.sample(
+                host.set_apart(model),
+                noise,
+                chain.cfg,
+                host.sampler("euler"),
+                chain.falling_sigmas(),
+                chain.scaling.level(float(chain.sigmas[0])),
+                chain.positive,
+                chain.negative or chain.positive,
+                0,
+            )
         exemplar = host.from_model_space(model, chain.clean.to(samples))
         found = [errors(samples, exemplar)]
         lines = [*notices, summary(chain), f"latent: {found[0]}"]

@@ -14,6 +14,16 @@ NODE = "RIVAL Patch Model"
 WIDER = 1.1  # of the noise over the photo's; what this pack starts from differs by far less
 
 
+def left_out(names: list[str]) -> list[str]:
+    """A notice of what other nodes put around the model's calls and the photo goes without."""
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)} may remember other model calls or cut them into tiles, so the photo "
+        "goes without"
+    ]
+
+
 class Remarks:
     def __init__(self):
         self.said: set[str] = set()
@@ -47,7 +57,28 @@ class Remarks:
             "to 0.",
         )
 
-    def say(self, kind: str, text: str) -> None:
+    def of_kept_out(self, names: Sequence[str]) -> None:
+        """names: of what other nodes wrap around the image's calls."""
+        for notice in left_out(names):
+            self.say("kept out", f"{notice}.")
+
+    def of_unknown_role(self, name: str | None) -> None:
+        """name: under which a guider keeps a prompt."""
+        self.say(
+            f"role {name}",
+            f"nothing tells whether the sampler's prompt {name or 'without a name'!r} is a "
+            "negative one, so its rows read the photo as inverted with positive.",
+        )
+
+    def of_no_unconditional(self) -> None:
+        self.say(
+            "unconditional",
+            "there is no unconditional prediction to blend with (no negative, or a cfg of 1), so "
+            "the mask changes nothing.",
+            "RIVAL Blended Guidance",
+        )
+
+    def say(self, kind: str, text: str, node: str = NODE) -> None:
         if kind not in self.said:
             self.said.add(kind)
-            logging.warning("%s: %s", NODE, text)
+            logging.warning("%s: %s", node, text)

@@ -17,6 +17,7 @@ from .gates import Attention
 from .inversion import to_d
 from .masks import token_grid
 from .normalization import Statistics, adain, average
+from .parts import Part
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,12 @@ class Step:
         return self.merged[key]
 
     def shares(
-        self, layer: Layer, tokens: int, like: Tensor
+        self, layer: Layer, tokens: int, like: Tensor, part: Part | None = None
     ) -> tuple[float | Tensor, Tensor | None]:
         """The injected attention's share in a layer, and which exemplar tokens each query reads.
 
-        For queries that are so many tokens over a latent like this: a number or [1, L, 1], and
-        None or [L, all readers' tokens].
+        For queries that are so many tokens over a latent like this, which may be a part of the
+        target: a number or [1, L, 1], and None or [L, all readers' tokens].
         """
         steering = self.steering.at(layer)
         if all(e.mask is None for e in steering.readers):
@@ -195,12 +196,22 @@ class Step:
                 "does not work with nodes that merge or cut tokens, remove them or the mask"
             )
         places = like.new_empty(1, 1, *grid[1])
-        weights = [e.weights(places).flatten() for e in steering.readers]
+        weights = [e.weights(places, part).flatten() for e in steering.readers]
         share = torch.stack(weights).amax(dim=0)[None, :, None]
         if len(weights) == 1:
             return share, None
         reads = [(w > 0)[:, None].expand(-1, n) for w, n in zip(weights, self.lengths[layer])]
         return share, torch.cat(reads, dim=1)
+
+    def shares_of_parts(
+        self, layer: Layer, tokens: int, like: Tensor, parts: Sequence[Part]
+    ) -> tuple[float | Tensor, Tensor | None]:
+        """The same for queries each row of which is a part of its own: [B, L, 1], [B, L, n]."""
+        found = [self.shares(layer, tokens, like, part) for part in parts]
+        share, allowed = found[0]
+        if isinstance(share, Tensor):
+            share = torch.cat([s for s, _ in found])
+        return share, None if allowed is None else torch.stack([a for _, a in found])
 
     def normalize(self, x: Tensor, denoised: Tensor) -> Tensor:
         """The guided prediction with the exemplars' noise statistics, where the gates say so."""

@@ -70,9 +70,9 @@ def blended_attention(
 ) -> Tensor:
     """(1 - s) plain + s injected attention; k, v hold exemplar tokens, then own.
 
-    strength: one for all, or [1, L, 1] for each query. allowed: [L, exemplar_length], which of
-    the exemplars' tokens a query may read; a query that may read none should have strength 0.
-    Costs one plain attention more than the injected one.
+    strength: one for all, or [1 or B, L, 1] for each query. allowed: [L, exemplar_length], or one
+    such for each of B rows, which of the exemplars' tokens a query may read; a query that may read
+    none should have strength 0. Costs one plain attention more than the injected one.
     """
     n = exemplar_length
     plain = attention(q, k[:, n:], v[:, n:])
@@ -81,8 +81,8 @@ def blended_attention(
     if allowed is None:
         injected = attention(q, k, v)
     else:
-        own = allowed.new_ones(len(allowed), k.shape[1] - n)
-        open_keys = torch.cat([allowed | ~allowed.any(dim=1, keepdim=True), own], dim=1)
+        own = allowed.new_ones(*allowed.shape[:-1], k.shape[1] - n)
+        open_keys = torch.cat([allowed | ~allowed.any(dim=-1, keepdim=True), own], dim=-1)
         bias = torch.zeros(open_keys.shape, device=q.device, dtype=q.dtype)
         injected = attention(q, k, v, mask=bias.masked_fill(~open_keys.to(q.device), -math.inf))
     if isinstance(strength, Tensor):

@@ -16,6 +16,7 @@ from .gates import Gates
 from .masks import every_second, resize_mask, tokens_inside
 from .noise import start_latents
 from .normalization import Statistics, statistics
+from .parts import Part
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +68,14 @@ class Exemplar:
         """Of the photo's predicted noise [1, C, H, W], where it may be read."""
         return statistics_inside(eps, self.seen)
 
-    def weights(self, like: Tensor) -> Tensor:
-        """The strength at every place of a latent of the target, [1, 1, h, w]."""
+    def weights(self, like: Tensor, part: Part | None = None) -> Tensor:
+        """The strength at every place of a latent of the target, or of a part, [1, 1, h, w]."""
         if self.mask is None:
             return like.new_full((1, 1, *like.shape[2:]), self.strength)
-        return self.strength * resize_mask(self.mask, like)
+        mask = self.mask
+        if part is not None:
+            mask = part.of(resize_mask(mask, like.new_empty(1, 1, *part.size))[:, 0])
+        return self.strength * resize_mask(mask, like)
 
 
 KEYS = ("all", "quarter")

@@ -29,6 +29,24 @@ def blended(denoised: Tensor, cond: Tensor, uncond: Tensor, outside: float, mask
 
 
 @dataclass(frozen=True, eq=False)
+class Blend:
+    """Guidance inside a mask as the sampler has it, at the scale `outside` elsewhere.
+
+    mask: [1 or B, H, W] of any size, 1 inside.
+    """
+
+    mask: Tensor
+    outside: float
+
+    def __deepcopy__(self, memo) -> Blend:
+        return self
+
+    def __call__(self, denoised: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
+        """The guided prediction, blended; all [B, C, H, W]."""
+        return blended(denoised, cond, uncond, self.outside, resize_mask(self.mask, denoised))
+
+
+@dataclass(frozen=True, eq=False)
 class Keep:
     """The photo kept outside a mask: there every step continues the chain, and ends at the photo.
 

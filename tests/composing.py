@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -115,19 +117,27 @@ class Seen(NamedTuple):
     call: int
 
 
-def watched(model) -> tuple:
-    """A clone of the MODEL, and the list of every row that it will run."""
-    model, seen = model.clone(), []
+@contextmanager
+def watched(model) -> Iterator[list[Seen]]:
+    """The list of every row that the MODEL runs meanwhile, the photo's own among them, whole."""
+    from comfyui_rival.nodes import host
 
-    def wrapper(apply_model, call):
-        out = apply_model(call["input"], call["timestep"], **call["c"])
+    base, seen, may_stop_early = model.model, [], host.may_stop_early
+    original = base._apply_model
+
+    def watch(x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
+        out = original(x, t, c_concat, c_crossattn, *args, **kwargs)
         number = seen[-1].call + 1 if seen else 0
-        rows = zip(*(t.split(1) for t in (call["input"], call["c"]["c_crossattn"], out)))
-        seen.extend(Seen(*row, float(call["timestep"][0]), number) for row in rows)
+        rows = zip(*(tensor.split(1) for tensor in (x, c_crossattn, out)))
+        seen.extend(Seen(*row, float(t[0]), number) for row in rows)
         return out
 
-    model.set_model_unet_function_wrapper(wrapper)
-    return model, seen
+    base._apply_model, host.may_stop_early = watch, lambda *_: False
+    try:
+        yield seen
+    finally:
+        del base._apply_model
+        host.may_stop_early = may_stop_early
 
 
 class Evaluation(NamedTuple):

@@ -91,7 +91,18 @@ def function_wrapper():
     return model
 
 
-@pytest.mark.parametrize("other", [patched_output, wrapped, replaced, function_wrapper])
+@pytest.mark.parametrize("other", [wrapped, function_wrapper])
+def test_what_is_wrapped_around_the_images_calls_does_not_touch_the_photos(other):
+    """What the plain model gave stands for a wrapped one, which the photo's calls go without."""
+    chain, model = invert(), other()
+    _, first = run(chain)
+    samples, calls = run(chain, model=model)
+    assert first == [1, 2] * STEPS and calls == [2] * STEPS
+    assert torch.equal(samples, run(chain, "live", model=model)[0])
+    assert not torch.equal(samples, run(chain)[0])
+
+
+@pytest.mark.parametrize("other", [patched_output, replaced])
 def test_beside_nodes_that_change_the_model_it_runs_live_and_says_so(caplog, other):
     chain, model = invert(), other()
     run(chain)

@@ -56,10 +56,11 @@ def assert_controlled_rows(seen, chain, applied) -> set:
 def test_rows_of_one_step(place, negative):
     """The sizes of photo and target need not agree."""
     chain, size = chain_of(negative=negative, height=10, width=6), (8, 12)
-    model, seen = watched(graph.patch(model_of("sd15"), chain))
+    model = graph.patch(model_of("sd15"), chain)
     applied = [FIRST._replace(image=hint(*size))]
     guider = guider_of(model, **controlled(prompts(), *applied), cfg=CFG)
-    predict(guider, noised(chain, place, size=size), float(chain.sigmas[place]))
+    with watched(model) as seen:
+        predict(guider, noised(chain, place, size=size), float(chain.sigmas[place]))
     shapes = assert_controlled_rows(seen, chain, applied)
     assert shapes == {("positive", *size), ("negative", *size)}
     assert len(seen) == 3 + negative
@@ -70,8 +71,8 @@ def test_rows_of_a_variation(name):
     """Several at once, and windows of the schedule, at every step of a run; each one counts."""
     chain, applied = chain_of(), SEVERAL[name]
     patched = graph.patch(model_of("sd15"), chain)
-    model, seen = watched(patched)
-    sampled = graph.rival_sample(model, chain, **controlled(prompts(), *applied), seed=1)
+    with watched(patched) as seen:
+        sampled = graph.rival_sample(patched, chain, **controlled(prompts(), *applied), seed=1)
     assert len(seen) == 3 * chain.steps
     assert_controlled_rows(seen, chain, applied)
     for i in range(len(applied)):

@@ -48,7 +48,7 @@ def test_hook_lora(which, negative):
     """At every step the photo runs without the hooks' weights, hooked prompts with them."""
     model, chain = tiny.build("sd15"), chain_of(negative=negative)
     before = state(model)
-    patched, seen = watched(graph.patch(model, chain))
+    patched = graph.patch(model, chain)
     hooks = hook_lora(STRENGTHS)
     conds = {name: hooked(c, hooks) if name in which else c for name, c in prompts().items()}
 
@@ -59,11 +59,12 @@ def test_hook_lora(which, negative):
         base = model_of("sd15")
         return changed_for_good(strength_at(place, chain)) if name in which else base
 
-    first = sample()
+    with watched(model) as rows:
+        first = sample()
     after = state(model)
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
-    rows = seen[:]
-    assert torch.equal(sample(), first)
-    assert len(seen) == 2 * len(rows)
+    with watched(model) as again:
+        assert torch.equal(sample(), first)
+    assert len(again) == len(rows)
     assert {"positive", "negative"} == {s[0] for s in assert_rows(model, rows, chain, model_for)}
     assert names_of(rows).count("photo +") == chain.steps

@@ -85,8 +85,10 @@ def setups() -> dict[str, tuple]:
 def run(guider_of_model, chain, place, batch=1):
     """(latent, prediction, rows seen) of a guider made from the patched model."""
     x = noised(chain, place, size=SIZE, batch=batch)
-    model, seen = watched(graph.patch(model_of("sd15"), chain))
-    return x, predict(guider_of_model(model), x, float(chain.sigmas[place])), seen
+    model = graph.patch(model_of("sd15"), chain)
+    with watched(model) as seen:
+        denoised = predict(guider_of_model(model), x, float(chain.sigmas[place]))
+    return x, denoised, seen
 
 
 def assert_normalized(x, denoised, chain, place):
@@ -123,16 +125,16 @@ def test_regions_with_one_exemplar_row(name):
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("style", ["regular", "nested"])
 def test_dual_guidance(style, place):
-    """DualCFGGuider passes the negative first: rows are told apart by uuid, not by position."""
+    """DualCFGGuider passes the negative first, and core marks its second prompt as one, too."""
     from comfy_extras.nodes_custom_sampler import DualCFGGuider
 
     def guider(model):
-        conds = (texts()[name] for name in ("positive", "region", "negative"))
+        conds = (texts()[name] for name in ("positive", "more", "negative"))
         return run_node(DualCFGGuider, model, *conds, 3.0, 2.0, style)[0]
 
     chain = chain_of(negative=True)
     _, _, seen = run(guider, chain, place)
-    shapes = {(name, *SIZE) for name in ("positive", "region", "negative")}
+    shapes = {(name, *SIZE) for name in ("positive", "more", "negative")}
     assert assert_rows(model_of("sd15"), seen, chain) == shapes
 
 

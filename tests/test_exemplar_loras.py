@@ -55,8 +55,9 @@ def test_inversion_equals_that_of_changed_weights(solver):
 @pytest.mark.parametrize("solver", ["ddim", "fixed_point"])
 def test_each_step_up_has_the_strength_of_its_sigma(solver):
     """Though the keyframes of ComfyUI go one way, down."""
-    model, seen = watched(tiny.build("sd15"))
-    chain = invert(model, hook_lora(STRENGTHS), solver=solver, iterations=2, tolerance=0.0)
+    model = tiny.build("sd15")
+    with watched(model) as seen:
+        chain = invert(model, hook_lora(STRENGTHS), solver=solver, iterations=2, tolerance=0.0)
     assert len(seen) == 5 * (1 if solver == "ddim" else 2)
     for row in seen:
         changed = changed_for_good(strength_at(place_of(row, chain), chain))
@@ -106,8 +107,7 @@ def test_every_row_has_the_weights_of_its_own_prompt(case, negative):
     own = {"negative": hooked(texts()["photo -"], hooks[11])} if negative else {}
     chain = invert(base, hooks[11], **own)
     before = state(base)
-    model, seen = watched(graph.patch(base, chain))
-    conds = prompts()
+    model, conds = graph.patch(base, chain), prompts()
     conds |= {name: hooked(conds[name], hooks[seed]) for name, seed in others.items()}
 
     def model_for(name, place):
@@ -117,8 +117,8 @@ def test_every_row_has_the_weights_of_its_own_prompt(case, negative):
         strength = 0.7 if seed == 12 else strength_at(place, chain, strengths)
         return changed_for_good(strength, seed)
 
-    first = graph.rival_sample(model, chain, **conds, seed=1)
-    rows = seen[:]
+    with watched(model) as rows:
+        first = graph.rival_sample(model, chain, **conds, seed=1)
     assert names_of(rows).count("photo +") == chain.steps
     assert_rows(base, rows, chain, model_for)
     assert all(torch.equal(weight, before[name]) for name, weight in state(base).items())

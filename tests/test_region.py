@@ -207,7 +207,7 @@ def starts(setup, *patches, **inputs):
 
     model.set_model_unet_function_wrapper(watch)
     graph.rival_sample(model, setup["chains"][0], *setup["prompts"], **{"cfg": 1.0, **inputs})
-    return next(x for x in seen if not any(torch.equal(x, c.end) for c in setup["chains"]))
+    return seen[0]
 
 
 def drawn_from(latents, chain):

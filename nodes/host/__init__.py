@@ -5,9 +5,9 @@ Works on ComfyUI 0.3.64 and later. Nothing is patched: a MODEL is cloned and giv
 
 from __future__ import annotations
 
+from .apart import explained, is_out_of_memory, kept_out, set_apart
 from .features import (
     free_unused,
-    is_out_of_memory,
     may_stop_early,
     others_acting,
     out_of_memory,
@@ -25,13 +25,11 @@ from .files import (
 )
 from .hooks import (
     Enough,
+    compute_uncond,
     encode_conditioning,
     evaluate,
-    row_roles,
-    set_post_cfg,
     set_wrappers,
     with_hooks,
-    without_step_skippers,
     wrapper_owner,
 )
 from .kernels import attention, for_longer_keys
@@ -49,6 +47,7 @@ from .models import (
     to_model_space,
 )
 from .previews import from_pillow, picture_of, to_pillow
+from .rows import encoded_text, has_text, row_names, row_roles, watch_windows
 from .runs import (
     NOISELESS,
     SAMPLERS,
@@ -76,13 +75,17 @@ __all__ = [
     "chain_names",
     "chain_preview",
     "check_prefix",
+    "compute_uncond",
     "encode_conditioning",
+    "encoded_text",
     "evaluate",
+    "explained",
     "find_chain",
     "for_longer_keys",
     "free_unused",
     "from_model_space",
     "from_pillow",
+    "has_text",
     "hooks_of",
     "invert",
     "is_fingerprint",
@@ -90,6 +93,7 @@ __all__ = [
     "is_inpainting",
     "is_out_of_memory",
     "keep_changed_weights",
+    "kept_out",
     "latent_channels",
     "latent_mask",
     "load_chain",
@@ -102,6 +106,7 @@ __all__ = [
     "probe",
     "register_loras",
     "room_for_features",
+    "row_names",
     "row_roles",
     "same_encoding",
     "sample",
@@ -109,7 +114,7 @@ __all__ = [
     "save_chain",
     "scaling_of",
     "scheduler_sigmas",
-    "set_post_cfg",
+    "set_apart",
     "set_wrappers",
     "show_on_node",
     "timesteps_of",
@@ -117,11 +122,11 @@ __all__ = [
     "to_pillow",
     "token_ids",
     "unit_noise",
+    "watch_windows",
     "weights_differ",
     "weights_fingerprint",
     "weights_key",
     "with_hooks",
-    "without_step_skippers",
     "word_ids",
     "wrapper_owner",
 ]

@@ -10,14 +10,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .hooks import STEP_SKIPPERS
+from .apart import COMPILED
 from .loras import hooks_of
 
 RAM_KEPT_FREE = 1 << 30
-COMPILED = "torch.compile"
-# Wrappers around the exemplar's call that change nothing in it, or are kept out of it.
-HARMLESS = {*STEP_SKIPPERS, "rival", COMPILED}
-AROUND_THE_CALL = ("calc_cond_batch", "apply_model", "diffusion_model")
 
 
 def weights_key(model: ModelPatcher) -> tuple:
@@ -36,27 +32,16 @@ def others_acting(model: ModelPatcher, model_options: dict, *prompts: Any) -> st
 
     prompts: what the exemplar is seen with, as CONDITIONING or None.
     Some of it counts calls, draws numbers or looks at the whole schedule, so that what the model
-    answered once need not be what it would answer now.
+    answered once need not be what it would answer now. Wrappers are kept out of that call.
     """
     options = model_options["transformer_options"]
-    wrappers = options.get("wrappers", {})
     found = {
         "patches": [name for name, patches in options.get("patches", {}).items() if patches],
         "replaced": [name for name, by in options.get("patches_replace", {}).items() if by],
-        "wrappers": [
-            f"{kind} ({key})"
-            for kind in AROUND_THE_CALL
-            for key, functions in wrappers.get(kind, {}).items()
-            if functions and key not in HARMLESS
-        ],
         "objects": [name for name in model.object_patches if name != "model_sampling"],
         "injections": list(model.injections),
         "prompts": ["hooks"] if any(map(hooks_of, prompts)) else [],
-        "overrides": [
-            name
-            for name in ("optimized_attention_override", "model_function_wrapper")
-            if options.get(name) or model_options.get(name)
-        ],
+        "overrides": [n for n in ("optimized_attention_override",) if options.get(n)],
     }
     named = [f"{what}: {', '.join(map(str, names))}" for what, names in found.items() if names]
     return "; ".join(named) or None
@@ -78,14 +63,6 @@ def room_for_features(model: ModelPatcher, x: Tensor) -> list[tuple[torch.device
     # The host cannot take back what lies there between runs, so half is left to other models.
     here = comfy.model_management.get_free_memory(x.device) - step
     return [(x.device, here // 2), (cpu, ram)]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether this is how a device says that its memory is full."""
-    management = comfy.model_management
-    if hasattr(management, "is_oom"):  # newer hosts know more forms of it
-        return management.is_oom(error)
-    return isinstance(error, management.OOM_EXCEPTION)
 
 
 def out_of_memory(sentence: str) -> Exception:

@@ -19,7 +19,8 @@ from ...rival_core.inpainting import Inpainting
 from ...rival_core.inversion import Inversion, Solver
 from ...rival_core.sampling import sample_euler_partial
 from ...rival_core.scaling import Scaling
-from .hooks import with_hooks, without_step_skippers
+from .apart import explained, kept_out, set_apart
+from .hooks import with_hooks
 from .loras import follow_sigma
 from .models import from_model_space, scaling_of
 
@@ -150,13 +151,14 @@ def invert(
     told of every step (see Handover). Cost: up to S * solver.most_evaluations model calls, of
     twice the rows when cfg is not 1.
     """
-    guider = comfy.samplers.CFGGuider(without_step_skippers(model))
+    guider = comfy.samplers.CFGGuider(set_apart(model))
     guider.inner_set_conds({"positive": positive, **({"negative": negative} if negative else {})})
     guider.set_cfg(cfg)
     sampler = InversionSampler(scaling_of(model), solver, watcher)
     steps = (len(sigmas) - 1) * solver.most_evaluations
     callback = latent_preview.prepare_callback(model, steps)
-    end = guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback)
+    with explained(kept_out(model.model_options, model.wrappers)):
+        end = guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback)
     return sampler.result, end.to(comfy.model_management.intermediate_device())
 
 
@@ -164,11 +166,12 @@ def probe(
     model: ModelPatcher, latents: Tensor, sigmas: Tensor, positive: Any, attn2_replace: dict
 ) -> None:
     """One unguided model call for each latent [K, C, H, W], with cross-attention replaced."""
-    guider = comfy.samplers.CFGGuider(without_step_skippers(model))
+    guider = comfy.samplers.CFGGuider(set_apart(model))
     guider.inner_set_conds({"positive": positive})
     sampler, empty = ProbeSampler(latents, attn2_replace), torch.zeros_like(latents[:1])
     callback = latent_preview.prepare_callback(model, len(sigmas))
-    guider.sample(empty, empty, sampler, sigmas, callback=callback)
+    with explained(kept_out(model.model_options, model.wrappers)):
+        guider.sample(empty, empty, sampler, sigmas, callback=callback)
 
 
 def sampler(name: str) -> comfy.samplers.Sampler:

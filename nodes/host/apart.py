@@ -1,0 +1,108 @@
+"""The photo's own model calls, kept apart from what other nodes wrap around the image's.
+
+A wrapper may remember other calls, skip some, or cut the latent into tiles, and nothing tells
+whether it does. The photo's calls are of other latents than the image's, so they go without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ...rival_core.errors import RivalError
+
+AROUND_THE_CALL = (
+    WrappersMP.PREDICT_NOISE,
+    WrappersMP.CALC_COND_BATCH,
+    WrappersMP.APPLY_MODEL,
+    WrappersMP.DIFFUSION_MODEL,
+)
+FUNCTION, WINDOWS = "model_function_wrapper", "context_handler"
+COMPILED, OURS = "torch.compile", "rival"
+HARMLESS = {COMPILED, OURS}
+# Core's, which need no remark: that the photo goes without them is what everybody expects.
+EXPECTED = {"easycache", "lazycache"}
+
+
+def kept_out(model_options: dict, wrappers: dict | None = None) -> list[str]:
+    """What other nodes wrap around calls and the photo's calls do without, by name.
+
+    wrappers: of a MODEL that is not sampling yet; a run's are in its options.
+    """
+    found = [
+        name_of(function)
+        for keyed in (wrappers or {}, model_options["transformer_options"].get("wrappers", {}))
+        for kind, key in foreign(keyed)
+        if key not in EXPECTED
+        for function in keyed[kind][key]
+    ]
+    found += [name_of(model_options[FUNCTION])] if model_options.get(FUNCTION) else []
+    return sorted(set(found))
+
+
+def foreign(wrappers: dict[str, dict]) -> Iterator[tuple[str, Any]]:
+    """(kind, key) of the wrappers around a call that are another node's."""
+    for kind in AROUND_THE_CALL:
+        yield from ((kind, key) for key in wrappers.get(kind, {}) if key not in HARMLESS)
+
+
+def name_of(function: Any) -> str:
+    """As the node's author named it: functions are defined inside a node's method."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return named.__qualname__.replace(".<locals>", "")
+
+
+def without(wrappers: dict[str, dict]) -> dict[str, dict]:
+    """The wrappers less those that any of a key around a call brought along."""
+    keys = {key for _, key in foreign(wrappers)}
+    return {
+        kind: {key: kept for key, kept in keyed.items() if key not in keys}
+        for kind, keyed in wrappers.items()
+    }
+
+
+def apart(model_options: dict) -> dict:
+    """The options of a call that no other node's wrapper is around."""
+    options = {k: v for k, v in model_options.items() if k not in (FUNCTION, WINDOWS)}
+    inner = options["transformer_options"]
+    inner = {**inner, "wrappers": without(inner.get("wrappers", {}))}
+    return {**options, "transformer_options": inner}
+
+
+def set_apart(model: ModelPatcher) -> ModelPatcher:
+    """A clone none of whose calls goes through another node's wrapper, in tiles or in windows."""
+    model = model.clone()
+    model.model_options = apart(model.model_options)
+    model.wrappers = without(model.wrappers)
+    for keyed in model.wrappers.values():  # those of core's Context Windows insist on windows
+        for key in [k for k in keyed if str(k).startswith("ContextWindows_")]:
+            del keyed[key]
+    return model
+
+
+@contextmanager
+def explained(names: list[str]) -> Iterator[None]:
+    """Says of a model call that fails inside what it went without, which may be why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not names or is_out_of_memory(error):
+            raise
+        reason = f"{error}".partition("\n")[0][:120]
+        raise RivalError(
+            f"the photo's own model call fails ({reason}) without {', '.join(names)}, which may "
+            "remember other calls or cut them into tiles: remove that from the model"
+        ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is how a device says that its memory is full."""
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):  # newer hosts know more forms of it
+        return management.is_oom(error)
+    return isinstance(error, management.OOM_EXCEPTION)
