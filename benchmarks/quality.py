@@ -6,7 +6,7 @@ The demo model varies scenes that it has never seen, with captions that it was n
 every method of the table. Each variation is measured against its exemplar as the autoencoder shows
 it: how near in palette and texture, whether kind and number of the shapes are the exemplar's, and
 how far the layout is from the exemplar's and from the other variations'. The first row is the
-truth: the same scene drawn in other layouts. Printed are a table for the README, the margin of
+truth: the same scene drawn in other layouts. Printed are a table for docs/quality.md, the margin of
 error of what reads it, and what the rows say for and against RIVAL.
 """
 
