@@ -12,11 +12,13 @@ from . import host
 from .chain_picture import details, draw_report, shown_levels
 from .schema import named, output, schema
 from .start import chain_input
+from .values import checked
 
 NODE = "RIVAL Chain Report"
 LOSS = "what the inversion lost of the image needs the model: see RIVAL Reconstruct"
 
 
+@checked()
 class RivalChainReport(io.ComfyNode):
     """Thumbnails, residuals, model calls, and the distribution gap."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -136,18 +135,6 @@ def one_mask(name: str, mask: Tensor | None, may_be_empty: bool = False) -> Tens
     if not (may_be_empty or (mask >= 0.5).any()):
         raise RivalError(f"the {name} covers nothing: paint a part, or remove it")
     return mask.detach().to("cpu", torch.float32).clamp(0, 1)
-
-
-def finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise RivalError(f"{name} is {value}: give a number")
-    return value
-
-
-def at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise RivalError(f"{name} is {value}: give 1 or more")
-    return value
 
 
 def same_weights(chain: Chain, model) -> list[str]:

@@ -7,11 +7,11 @@ import logging
 from comfy_api.latest import io, ui
 
 from ..rival_core.chain import Chain
-from ..rival_core.errors import RivalError
 from ..rival_core.report import summary
 from . import checks, host
 from .schema import RivalChain, named, output, schema
 from .start import chain_input
+from .values import refusal
 
 SAVE, LOAD = "RIVAL Save Chain", "RIVAL Load Chain"
 
@@ -62,7 +62,7 @@ class RivalSaveChain(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix=None) -> bool | str:
-        return refusal(SAVE, host.check_prefix, filename_prefix)
+        return filename_prefix is None or refusal(SAVE, host.check_prefix, filename_prefix)
 
     @classmethod
     def execute(cls, chain, filename_prefix, vae=None) -> io.NodeOutput:
@@ -106,7 +106,7 @@ class RivalLoadChain(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, chain_file=None) -> bool | str:
-        return refusal(LOAD, host.find_chain, chain_file)
+        return chain_file is None or refusal(LOAD, host.find_chain, chain_file)
 
     @classmethod
     def fingerprint_inputs(cls, chain_file=None) -> str:
@@ -121,15 +121,3 @@ class RivalLoadChain(io.ComfyNode):
         logging.info("%s: %s", LOAD, text)
         shown = {} if preview is None else ui.PreviewImage(preview[None] / 255, cls=cls).as_dict()
         return output(cls, chain, text=[text], **shown)
-
-
-def refusal(node: str, check, value: str | None) -> bool | str:
-    """True, or why the check refuses a widget's value; nothing is known of a linked one yet."""
-    if value is None:
-        return True
-    try:
-        with named(node):
-            check(value)
-    except RivalError as error:
-        return str(error)
-    return True

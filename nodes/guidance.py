@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -13,11 +15,79 @@ from ..rival_core.masks import RESOLUTIONS, resize_mask
 from . import alignment, checks, host
 from .alignment import GUIDANCE as NODE
 from .schema import RivalChain, advanced, named, notify, output, schema
+from .values import checked
 
 PROBES = 8  # of the chain's latents, spread evenly: where words attend changes from step to step
 PIXELS = 8  # of an image to a side of a latent position
 
 
+def word_inputs() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "prompt",
+            default="",
+            multiline=True,
+            tooltip="The caption that the photo was inverted with, word for word.",
+        ),
+        io.String.Input(
+            "words",
+            default="",
+            tooltip="Words of that caption, with spaces between them: the mask is where they "
+            "attend. Empty uses the mask alone.",
+        ),
+        io.Float.Input(
+            "threshold",
+            default=0.3,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Attention, as a share of its maximum, from which a place counts as the "
+            "word's. 0 keeps the map soft.",
+        ),
+        advanced(
+            io.Float.Input(
+                "blur",
+                default=1.0,
+                min=0.0,
+                max=32.0,
+                step=0.1,
+                tooltip="Softness of the found mask's edge, in latent pixels (8 image pixels).",
+            )
+        ),
+        advanced(
+            io.Combo.Input(
+                "resolution",
+                options=["auto", *RESOLUTIONS],
+                default="auto",
+                tooltip="Which of the model's attention layers are asked, by their share of the "
+                "latent's size. auto: a quarter, or the nearest that there is.",
+            )
+        ),
+    ]
+
+
+def something_to_guide(words: str, mask: Any) -> None:
+    if not split(words) and mask is None:
+        raise RivalError("there is neither a mask nor a word: connect a mask, or name words")
+
+
+def words_can_be_found(words: str, chain: Any, clip: Any) -> None:
+    if (names := split(words)) and (chain is None or clip is None):
+        raise RivalError(
+            f"the words {names} need the chain and the clip: connect both, or clear the words"
+        )
+
+
+def photo_is_there(keep_photo: bool, chain: Any) -> None:
+    if keep_photo and chain is None:
+        raise RivalError("keep_photo needs the photo: connect its chain, or switch it off")
+
+
+def split(words: str) -> list[str]:
+    return words.replace(",", " ").split()
+
+
+@checked(something_to_guide, words_can_be_found, photo_is_there)
 class RivalBlendedGuidance(io.ComfyNode):
     """A guidance scale for every pixel (AIDI: blended guidance)."""
 
@@ -86,10 +156,9 @@ class RivalBlendedGuidance(io.ComfyNode):
         clip=None,
     ) -> io.NodeOutput:
         with named(NODE):
-            names = words.replace(",", " ").split()
-            cls.check(model, outside, keep_photo, names, mask, chain, clip)
+            cls.check(model, mask, chain)
             notices = []
-            if names:
+            if names := split(words):
                 positions = find_words(clip, prompt, names)
                 if not host.same_encoding(clip, prompt, chain.positive):
                     notices = notify(NODE, ["the prompt is not the text that the chain was "
@@ -104,16 +173,7 @@ class RivalBlendedGuidance(io.ComfyNode):
         return output(cls, guided, mask, text=notices)
 
     @classmethod
-    def check(cls, model, outside, keep_photo, names, mask, chain, clip) -> None:
-        checks.finite("outside", outside)
-        if not names and mask is None:
-            raise RivalError("there is neither a mask nor a word: connect a mask, or name words")
-        if names and (chain is None or clip is None):
-            raise RivalError(
-                f"the words {names} need the chain and the clip: connect both, or clear the words"
-            )
-        if keep_photo and chain is None:
-            raise RivalError("keep_photo needs the photo: connect its chain, or switch it off")
+    def check(cls, model, mask, chain) -> None:
         if chain is not None:
             checks.same_model(chain, host.model_card(model))
         if mask is not None and not (
@@ -125,49 +185,6 @@ class RivalBlendedGuidance(io.ComfyNode):
             )
 
 
-def word_inputs() -> list[io.Input]:
-    return [
-        io.String.Input(
-            "prompt",
-            default="",
-            multiline=True,
-            tooltip="The caption that the photo was inverted with, word for word.",
-        ),
-        io.String.Input(
-            "words",
-            default="",
-            tooltip="Words of that caption, with spaces between them: the mask is where they "
-            "attend. Empty uses the mask alone.",
-        ),
-        io.Float.Input(
-            "threshold",
-            default=0.3,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Attention, as a share of its maximum, from which a place counts as the "
-            "word's. 0 keeps the map soft.",
-        ),
-        advanced(
-            io.Float.Input(
-                "blur",
-                default=1.0,
-                min=0.0,
-                max=32.0,
-                step=0.1,
-                tooltip="Softness of the found mask's edge, in latent pixels (8 image pixels).",
-            )
-        ),
-        advanced(
-            io.Combo.Input(
-                "resolution",
-                options=["auto", *RESOLUTIONS],
-                default="auto",
-                tooltip="Which of the model's attention layers are asked, by their share of the "
-                "latent's size. auto: a quarter, or the nearest that there is.",
-            )
-        ),
-    ]
 
 
 class MapRecorder:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..rival_core.chain import Chain, ModelCard
 from ..rival_core.errors import RivalError
-from ..rival_core.features import FEATURES, Place, Stored, choose_place, pack_tokens
-from ..rival_core.inversion import Solver
+from ..rival_core.features import Place, Stored, choose_place, pack_tokens
 from . import host
 from .recorder import Recorder
 from .schema import notify
@@ -80,18 +79,18 @@ class Handover:
         return [f"features of {len(places)} of {chain.steps} steps are kept, {size:.0f} MB"]
 
 
-def check_features(features: str, solver: Solver, is_flow: bool) -> None:
+def solver_sees(features: str, solver: str) -> None:
     """RivalError unless such a solver can hand such features over."""
-    if features not in FEATURES:
-        raise RivalError(f"features is {features!r}: choose one of {', '.join(FEATURES)}")
-    if features == "live":
-        return
-    if solver.name == "ddim":
+    if features != "live" and solver == "ddim":
         raise RivalError(
             f"features is {features!r}, and the solver ddim never sees the latents that sampling "
             "needs: choose the solver anderson, or features live"
         )
-    if is_flow:
+
+
+def something_reads(features: str, is_flow: bool) -> None:
+    """RivalError if no RIVAL Patch Model could read such features."""
+    if features != "live" and is_flow:
         raise RivalError(
             f"features is {features!r}, and nothing reads them for models sampled as a flow yet: "
             "choose live"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -12,11 +13,12 @@ from ..rival_core.errors import RivalError
 from ..rival_core.features import FEATURES
 from ..rival_core.inversion import SOLVERS, Solver
 from ..rival_core.report import residual_table, summary, unsolved_notice
-from ..rival_core.schedule import check_sigmas, rival_sigmas
+from ..rival_core.schedule import check_sigmas, rival_sigmas, rival_timesteps
 from . import checks, host
-from .handover import Handover, check_features
+from .handover import Handover, solver_sees, something_reads
 from .remarks import left_out
 from .schema import RivalChain, advanced, named, notify, output, schema
+from .values import checked
 
 NODE = "RIVAL Invert"
 
@@ -71,6 +73,17 @@ def anderson_inputs() -> list[io.Input]:
     return [advanced(window), advanced(mixing)]
 
 
+def guidance_has_two_sides(cfg: float, negative: Any) -> None:
+    if cfg != 1.0 and negative is None:
+        raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
+
+
+def schedule_serves(steps: int, schedule: str, sigmas: Any) -> None:
+    if sigmas is None and schedule == "rival":
+        rival_timesteps(steps)
+
+
+@checked(guidance_has_two_sides, schedule_serves, solver_sees)
 class RivalInvert(io.ComfyNode):
     """Inverts an image into its diffusion chain (RIVAL section 3.1; AIDI)."""
 
@@ -195,10 +208,9 @@ class RivalInvert(io.ComfyNode):
             card = host.model_card(model)
             checks.unpatched(model)
             solver = Solver(solver, iterations, tolerance, anderson_window, anderson_mixing)
-            check_features(features, solver, host.is_flow(model))
+            something_reads(features, host.is_flow(model))
             image = checks.latent_image(latent, host.latent_channels(model))
             positive, negative = cls.conditioning(model, image, positive, negative)
-            cls.check_guidance(cfg, negative)
             falling = cls.sigmas(model, steps, schedule, sigmas)
             notices = notify(NODE, cls.notices(model, card.family, latent, image))
             handover = None
@@ -229,11 +241,6 @@ class RivalInvert(io.ComfyNode):
         return output(cls, chain, {"samples": end}, text=[*notices, summary(chain)])
 
     @classmethod
-    def check_guidance(cls, cfg, negative) -> None:
-        if checks.finite("cfg", cfg) != 1.0 and negative is None:
-            raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
-
-    @classmethod
     def conditioning(cls, model, image, positive, negative):
         """The exemplar's prompts; an inpainting UNet also sees its own image, all of it open."""
         extra = {}
@@ -252,7 +259,6 @@ class RivalInvert(io.ComfyNode):
         """The falling sigmas that the widgets, or the input, ask for."""
         if sigmas is not None:
             return check_sigmas(sigmas)
-        checks.at_least_one("steps", steps)
         if schedule == "rival":
             return rival_sigmas(host.timesteps_of(model), steps)
         return check_sigmas(host.scheduler_sigmas(model, schedule, steps))

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..rival_core.chain import Chain
 from .schema import named, schema
 from .start import chain_input, seed_input, start_input, start_noise, target
+from .values import checked
 
 
 class AlignedNoise:
@@ -22,6 +23,7 @@ class AlignedNoise:
             return start_noise(self.chain, self.seed, self.start, size, draws)
 
 
+@checked()
 class RivalNoise(io.ComfyNode):
     """The aligned start as NOISE."""
 
@@ -44,6 +46,7 @@ class RivalNoise(io.ComfyNode):
         return io.NodeOutput(AlignedNoise(chain, seed, start))
 
 
+@checked()
 class RivalSigmas(io.ComfyNode):
     """The chain's own noise levels as SIGMAS."""
 

@@ -11,6 +11,7 @@ from ..rival_core.gates import Gates
 from . import checks, host
 from .alignment import align
 from .schema import RivalChain, advanced, named, notify, output, schema
+from .values import checked
 
 NODE = "RIVAL Patch Model"
 
@@ -19,6 +20,7 @@ def fraction(name: str, default: float, tooltip: str) -> io.Input:
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
+@checked()
 class RivalPatchModel(io.ComfyNode):
     """Cross-image self-attention and noise normalisation on any sampler (RIVAL section 3.2)."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -11,10 +13,17 @@ from . import checks, host
 from .remarks import left_out
 from .schema import named, notify, output, schema
 from .start import chain_input, start_noise
+from .values import checked
 
 NODE = "RIVAL Reconstruct"
 
 
+def picture_is_decoded(vae: Any, image: Any) -> None:
+    if image is not None and vae is None:
+        raise RivalError("an image is connected without its VAE: connect the VAE, too")
+
+
+@checked(picture_is_decoded)
 class RivalReconstruct(io.ComfyNode):
     """The chain replayed by plain Euler (DDIM), compared with the exemplar."""
 
@@ -65,8 +74,6 @@ class RivalReconstruct(io.ComfyNode):
         with named(NODE):
             checks.same_model(chain, host.model_card(model))
             checks.unpatched(model)
-            if image is not None and vae is None:
-                raise RivalError("an image is connected without its VAE: connect the VAE, too")
             others = host.kept_out(model.model_options, model.wrappers)
             notices = notify(NODE, [*checks.same_weights(chain, model), *left_out(others)])
             noise = start_noise(chain, 0, "inverted", tuple(chain.latents.shape[2:]), [0])

@@ -18,6 +18,7 @@ from .start import (
     start_noise,
     target,
 )
+from .values import checked
 
 NODE = "RIVAL KSampler"
 
@@ -41,6 +42,14 @@ def eta_inputs() -> list[io.Input]:
     ]
 
 
+def eta_has_its_sampler(eta: float, sampler_name: str) -> None:
+    if eta > 0 and sampler_name != "euler":
+        raise RivalError(
+            f"eta is {eta} and sampler_name {sampler_name}: choose euler, or set eta to 0"
+        )
+
+
+@checked(check_eta, eta_has_its_sampler)
 class RivalKSampler(io.ComfyNode):
     """Generation aligned with the inversion chain (RIVAL section 3.1)."""
 
@@ -127,8 +136,6 @@ class RivalKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         with named(NODE):
             checks.same_model(chain, host.model_card(model))
-            checks.finite("cfg", cfg)
-            check_eta(eta, eta_start, eta_end)
             size, draws = target(latent, chain, batch_size)
             hole = inpainting(model, chain, latent, seed, draws)
             draws_noise = eta > 0 or sampler_name not in host.NOISELESS
@@ -145,7 +152,7 @@ class RivalKSampler(io.ComfyNode):
             sampler = host.sampler(sampler_name)
             if eta > 0:
                 fresh = DrawnNoise(seed, draws, tuple(noise.shape[1:]))
-                sampler = cls.partial_noise(model, sampler_name, fresh, eta, eta_start, eta_end)
+                sampler = cls.partial_noise(model, fresh, eta, eta_start, eta_end)
         notices = notify(NODE, cls.notices(model, chain, hole))
         scale = chain.scaling.level(float(sigmas[-1]))
         samples = host.sample(
@@ -164,12 +171,8 @@ class RivalKSampler(io.ComfyNode):
         return result
 
     @classmethod
-    def partial_noise(cls, model, sampler_name, fresh, eta, start, end):
+    def partial_noise(cls, model, fresh, eta, start, end):
         """The sampler that draws fresh noise inside the window of the schedule."""
-        if sampler_name != "euler":
-            raise RivalError(
-                f"eta is {eta} and sampler_name {sampler_name}: choose euler, or set eta to 0"
-            )
         if host.is_flow(model):
             raise RivalError(f"eta is {eta} and the model is sampled as a flow: set eta to 0")
         timesteps = host.timesteps_of(model)

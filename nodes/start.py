@@ -68,15 +68,12 @@ def start_noise(
 
 def sigmas_from(chain: Chain, denoise: float, end_at_zero: bool) -> Tensor:
     """The chain's falling sigmas, or the last `denoise` of their steps; at least one."""
-    if not 0.0 < denoise <= 1.0:
-        raise RivalError(f"denoise is {denoise}: give more than 0, up to 1")
     skipped = chain.steps - max(1, round(denoise * chain.steps))
     return chain.falling_sigmas(end_at_zero)[skipped:]
 
 
 def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[int, int], list[int]]:
     """The target's latent (height, width), and which draw of the seed each batch item takes."""
-    checks.at_least_one("batch_size", batch_size)
     if latent is None:
         return tuple(chain.latents.shape[2:]), list(range(batch_size))
     samples = latent["samples"]

@@ -17,6 +17,7 @@ from .masks import every_second, resize_mask, tokens_inside
 from .noise import start_latents
 from .normalization import Statistics, statistics
 from .parts import Part
+from .values import choice, number
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +34,9 @@ class Exemplar:
     keys: str = "all"  # one of KEYS
 
     def __post_init__(self):
-        if self.keys not in KEYS:
-            raise RivalError(f"exemplar_keys is {self.keys!r}: choose one of {', '.join(KEYS)}")
-        if not 0.0 <= self.strength <= 1.0:
-            raise RivalError(f"strength is {self.strength}: give 0 to 1")
-        if self.features not in FEATURES:
-            raise RivalError(
-                f"features is {self.features!r}: choose one of {', '.join(FEATURES)}"
-            )
+        choice("exemplar_keys", self.keys, KEYS)
+        number("strength", self.strength, 0.0, 1.0)
+        choice("features", self.features, FEATURES)
 
     def __deepcopy__(self, memo) -> Exemplar:
         return self
@@ -119,9 +115,7 @@ def choose_layers(card: ModelCard, name: str) -> frozenset[Layer] | None:
     decoder: the UNet's way up. coarse: its widest level, where objects and their arrangement are
     decided. fine: all others, which draw texture and colour. RivalError if that is none.
     """
-    if name not in LAYERS:
-        raise RivalError(f"layers is {name!r}: choose one of {', '.join(LAYERS)}")
-    if name == "all":
+    if choice("layers", name, LAYERS) == "all":
         return None
     widest = max(width for *_, width in card.layers)
     chosen = {

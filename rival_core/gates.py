@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
-from .errors import RivalError
+from .values import number
 
 
 class Attention(Enum):
@@ -37,8 +36,7 @@ class Gates:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not (math.isfinite(value) and 0.0 <= value <= 1.0):
-                raise RivalError(f"{name} is {value}: give a fraction of the schedule, 0 to 1")
+            number(name, value, 0.0, 1.0)
 
     def attention(self, t: float) -> Attention:
         """The rule at timestep t. The official counter compares t - 1, not t."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .errors import RivalError
 from .scaling import Scaling
+from .values import choice, number, whole_number
 
 SOLVERS = ("ddim", "fixed_point", "anderson", "empirical")
 RIDGE = 1e-7  # of the Gram matrix's trace: what float32 inner products know
@@ -33,15 +34,12 @@ class Solver:
     mixing: float = 1.0
 
     def __post_init__(self):
-        if self.name not in SOLVERS:
-            raise RivalError(f"solver is {self.name!r}: choose one of {', '.join(SOLVERS)}")
-        for name, value in (("iterations", self.iterations), ("anderson_window", self.window)):
-            if value < 1:
-                raise RivalError(f"{name} is {value}: give 1 or more")
-        if not 0.0 <= self.tolerance < float("inf"):
-            raise RivalError(f"tolerance is {self.tolerance}: give 0 or more")
-        if not 0.0 < self.mixing <= 1.0:
-            raise RivalError(f"anderson_mixing is {self.mixing}: give more than 0, up to 1")
+        choice("solver", self.name, SOLVERS)
+        whole_number("iterations", self.iterations, 1)
+        whole_number("anderson_window", self.window, 1)
+        number("tolerance", self.tolerance, 0.0)
+        if not number("anderson_mixing", self.mixing, 0.0, 1.0):
+            raise RivalError("anderson_mixing is 0, which never moves: give up to 1")
 
     @property
     def most_evaluations(self) -> int:

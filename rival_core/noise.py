@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from .chain import Chain
 from .errors import RivalError
 from .normalization import statistics
+from .values import choice
 
 Size = tuple[int, int]
 
@@ -76,7 +77,7 @@ def noise_of(chain: Chain, sigma: float) -> Tensor:
 
 def start_latents(end: Tensor, size: Size, draws: Sequence[int], seed: int, start: str) -> Tensor:
     """[len(draws), C, *size]: item i is draw draws[i] of the seed, from one of STARTS."""
-    return draw_latents(end, size, draws, seed, STARTS[start])
+    return draw_latents(end, size, draws, seed, STARTS[choice("start", start, STARTS)])
 
 
 def draw_latents(end: Tensor, size: Size, draws: Sequence[int], seed: int, draw: Draw) -> Tensor:

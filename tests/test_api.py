@@ -174,3 +174,16 @@ def test_a_gate_outside_its_range_is_refused_before_anything_runs(server, value)
     prompt = prompts.variation() | {"patch": prompts.patch(replace_end=value)}
     with pytest.raises(comfy_process.ExecutionError, match=r"RivalPatchModel.*replace_end"):
         server.queue(prompt)
+
+
+@pytest.mark.parametrize("changed, said", [
+    ({"sample": {"eta": 0.5, "sampler_name": "dpmpp_2m"}}, "RIVAL KSampler: eta is 0.5 and"),
+    ({"invert": {"features": "cached"}}, "RIVAL Invert: features is 'cached', and the solver ddim"),
+    ({"invert": {"cfg": 3.0}}, "RIVAL Invert: cfg is 3.0 and no negative is connected"),
+])
+def test_what_widgets_decide_is_refused_before_anything_runs(server, changed, said):
+    prompt = prompts.variation()
+    for node, inputs in changed.items():
+        prompt[node]["inputs"] |= inputs
+    with pytest.raises(comfy_process.ExecutionError, match=said):
+        server.queue(prompt)
