@@ -61,19 +61,19 @@ def latent_image(latent: dict, channels: int) -> Tensor:
     return samples.to(torch.float32)
 
 
-def masked_latent(latent: dict, channels: int) -> Tensor:
-    """The [B, C, H, W] samples of a LATENT to be inpainted, and its noise_mask is one."""
-    samples, mask = latent["samples"], latent["noise_mask"]
+def pictures(latent: dict, channels: int, use: str) -> Tensor:
+    """The [B, C, H, W] samples of a LATENT, finite as its noise_mask is. use: "to be inpainted"."""
+    samples, mask = latent["samples"], latent.get("noise_mask")
     if samples.shape[1] != channels:
         raise RivalError(
-            f"the latent to be inpainted has {samples.shape[1]} channels and the model takes "
-            f"{channels}: encode the image with this checkpoint's own VAE"
+            f"the latent {use} has {samples.shape[1]} channels and the model takes {channels}: "
+            "encode the image with this checkpoint's own VAE"
         )
     for name, values in (("latent", samples), ("noise_mask", mask)):
-        if not values.numel() or not torch.isfinite(values).all():
+        if values is not None and not (values.numel() and torch.isfinite(values).all()):
             raise RivalError(
-                f"the {name} to be inpainted is empty or holds NaN (shape {list(values.shape)}): "
-                "encode the image, or paint the mask, again"
+                f"the {name} {use} is empty or holds NaN (shape {list(values.shape)}): encode the "
+                "image, or paint the mask, again"
             )
     return samples.to("cpu", torch.float32)
 

@@ -11,7 +11,9 @@ from .alignment import exemplars_of
 from .schema import advanced, named, notify, output, schema
 from .start import (
     chain_input,
+    has_picture,
     inpainting,
+    picture,
     seed_input,
     sigmas_from,
     start_input,
@@ -101,15 +103,17 @@ class RivalKSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Below 1, only this last part of the chain's steps is walked: the "
-                    "photo stays, and its noise at that level is shuffled. 0.6 keeps the layout.",
+                    "photo, or the picture in latent, stays, under the photo's shuffled noise at "
+                    "that level. 0.6 keeps the layout.",
                 ),
                 *eta_inputs(),
                 io.Latent.Input(
                     "latent",
                     optional=True,
                     tooltip="From Empty Latent Image: another size or aspect than the photo's. "
-                    "From Set Latent Noise Mask: inpainting, of the photo itself or of another "
-                    "image, which stays as it is outside the mask.",
+                    "From VAE Encode, with denoise below 1: image-to-image, where this picture "
+                    "is what stays. From Set Latent Noise Mask: inpainting, of the photo itself "
+                    "or of another image, which stays as it is outside the mask.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -144,8 +148,9 @@ class RivalKSampler(io.ComfyNode):
             sigmas = sigmas_from(chain, denoise, end_at_zero=draws_noise or other)
             top = float(sigmas[0])
             if hole is None:
+                shown = picture(model, chain, latent, draws, top)
                 noise = start_noise(
-                    chain, seed, start, size, draws, top, exemplars_of(model)
+                    chain, seed, start, size, draws, top, exemplars_of(model), shown
                 )
             else:
                 noise = hole.start(top, draws, seed, start) / chain.scaling.noise_scale(top)
@@ -153,7 +158,8 @@ class RivalKSampler(io.ComfyNode):
             if eta > 0:
                 fresh = DrawnNoise(seed, draws, tuple(noise.shape[1:]))
                 sampler = cls.partial_noise(model, fresh, eta, eta_start, eta_end)
-        notices = notify(NODE, cls.notices(model, chain, hole))
+        unused = hole is None and has_picture(latent) and top >= chain.top
+        notices = notify(NODE, cls.notices(model, chain, hole, unused))
         scale = chain.scaling.level(float(sigmas[-1]))
         samples = host.sample(
             model, noise, cfg, sampler, sigmas, scale, positive, negative, seed, hole
@@ -183,7 +189,7 @@ class RivalKSampler(io.ComfyNode):
         return host.partial_noise_sampler(fresh, stochastic, eta)
 
     @classmethod
-    def notices(cls, model, chain, hole) -> list[str]:
+    def notices(cls, model, chain, hole, unused_picture) -> list[str]:
         exemplars, notices = exemplars_of(model), checks.same_weights(chain, model)
         if not exemplars:
             notices += ["the model has no RIVAL Patch Model, so nothing of the photo is injected"]
@@ -191,4 +197,7 @@ class RivalKSampler(io.ComfyNode):
             notices += ["the model was patched with another chain than the one it starts from"]
         if hole is not None and not hole.mask.any():
             notices += ["the latent's noise_mask is empty, so nothing of it changes"]
+        if unused_picture:
+            notices += ["of the latent only the size is used where all steps are walked: set "
+                        "denoise to 0.6 or so to start from its picture"]
         return notices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -49,21 +50,24 @@ def start_noise(
     draws: list[int],
     sigma: float | None = None,
     exemplars: Sequence[Exemplar] = (),
+    picture: Tensor | None = None,
 ) -> Tensor:
     """The noise that the host, scaling it on an empty latent, turns into the start latents.
 
-    sigma: one of the chain's below its top, to start there from the photo. exemplars: of the model
-    that will sample; where another photo acts in a mask, a start at the top is that photo's.
+    sigma: one of the chain's below its top, to start there from the picture [len(draws), C, *size]
+    of the model's latent space, or the photo. exemplars: of the model that will sample; where
+    another photo acts in a mask, a start at the top is that photo's.
     """
     if sigma is None or sigma >= chain.top:
         latents = regional_start(chain, exemplars, size, draws, seed, start)
         return latents / chain.scaling.noise_scale(chain.top)
-    if size != (own := tuple(chain.latents.shape[2:])):
+    if picture is None and size != (own := tuple(chain.latents.shape[2:])):
         raise RivalError(
-            f"denoise is below 1 and the latent is {size}, the photo's {own}: leave the latent "
-            "unconnected, or set denoise to 1"
+            f"denoise is below 1 (or the sigmas are a part) and the empty latent is {size}, the "
+            f"photo's {own}: give one of that size, or a picture, or set denoise to 1"
         )
-    return partial_latents(chain, sigma, draws, seed, start) / chain.scaling.noise_scale(sigma)
+    latents = partial_latents(chain, sigma, draws, seed, start, picture)
+    return latents / chain.scaling.noise_scale(sigma)
 
 
 def sigmas_from(chain: Chain, denoise: float, end_at_zero: bool) -> Tensor:
@@ -94,13 +98,37 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[in
     return tuple(samples.shape[2:]), [j + i for j in first for i in range(batch_size)]
 
 
+def has_picture(latent: dict | None) -> bool:
+    """Whether there is more in a LATENT than a size: Empty Latent Image gives zeros."""
+    return latent is not None and bool(latent["samples"].any())
+
+
+def picture(
+    model, chain: Chain, latent: dict | None, draws: list[int], sigma: float
+) -> Tensor | None:
+    """[len(draws), C, H, W]: what a start at sigma keeps of a LATENT, in the model's latent space.
+
+    At the chain's top that is nothing.
+    """
+    if sigma >= chain.top or not has_picture(latent):
+        return None
+    samples = checks.pictures(latent, chain.latents.shape[1], "to start from")
+    image = host.to_model_space(model, samples)
+    if image.shape == chain.end.shape and torch.allclose(image, chain.end.to(image), 1e-3, 1e-3):
+        raise RivalError(
+            "the latent is the noise of RIVAL Invert, and no picture: leave it unconnected, for "
+            "the chain brings its noise along"
+        )
+    return image.repeat(len(draws) // len(image), 1, 1, 1)
+
+
 def inpainting(
     model, chain: Chain, latent: dict | None, seed: int, draws: list[int]
 ) -> Inpainting | None:
     """What a latent with a noise_mask asks to be filled, one image for each draw."""
     if latent is None or latent.get("noise_mask") is None:  # some nodes leave None there
         return None
-    samples = checks.masked_latent(latent, chain.latents.shape[1])
+    samples = checks.pictures(latent, chain.latents.shape[1], "to be inpainted")
     samples = samples.repeat(len(draws) // len(samples), 1, 1, 1)
     mask = host.latent_mask(latent["noise_mask"], samples)
     image = host.to_model_space(model, samples)

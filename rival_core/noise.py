@@ -58,15 +58,22 @@ STARTS: dict[str, Draw] = {
 
 
 def partial_latents(
-    chain: Chain, sigma: float, draws: Sequence[int], seed: int, start: str
+    chain: Chain,
+    sigma: float,
+    draws: Sequence[int],
+    seed: int,
+    start: str,
+    picture: Tensor | None = None,
 ) -> Tensor:
     """[len(draws), C, H, W] at a sigma of the chain below its top: a start for a part of the way.
 
-    The photo stays where it is and only its noise is shuffled, or drawn with its statistics.
+    picture: [1 or len(draws), C, H, W], clean, in the model's latent space; None is the photo. It
+    stays where it is, under the photo's noise, shuffled, or drawn with its statistics.
     """
-    noise = noise_of(chain, sigma)
-    drawn = start_latents(noise, tuple(noise.shape[2:]), draws, seed, start)
-    return chain.scaling.clean_share(sigma) * chain.clean.cpu() + sigma * drawn
+    picture = chain.clean.cpu() if picture is None else picture
+    size = tuple(picture.shape[2:])
+    drawn = start_latents(noise_of(chain, sigma), size, draws, seed, start)
+    return chain.scaling.clean_share(sigma) * picture + sigma * drawn
 
 
 def noise_of(chain: Chain, sigma: float) -> Tensor:

@@ -37,6 +37,7 @@ RUN = {
     "nodes/host/files.py": "what is in a folder; names are refused when queued, see test_files",
     "nodes/host/models.py": "the model's family",
     "nodes/host/previews.py": "the VAE's channels",
+    "nodes/noise.py execute": "the chain's noise levels",
     "nodes/patch.py execute": "the model's sampling",
     "nodes/reconstruct.py photo": "the picture's size",
     "nodes/sample.py partial_noise": "the model's sampling",
