@@ -148,7 +148,7 @@ class RivalKSampler(io.ComfyNode):
             sigmas = sigmas_from(chain, denoise, end_at_zero=draws_noise or other)
             top = float(sigmas[0])
             if hole is None:
-                shown = picture(model, chain, latent, draws, top)
+                shown = picture(model, chain, latent, top)
                 noise = start_noise(
                     chain, seed, start, size, draws, top, exemplars_of(model), shown
                 )

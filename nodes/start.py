@@ -54,9 +54,9 @@ def start_noise(
 ) -> Tensor:
     """The noise that the host, scaling it on an empty latent, turns into the start latents.
 
-    sigma: one of the chain's below its top, to start there from the picture [len(draws), C, *size]
-    of the model's latent space, or the photo. exemplars: of the model that will sample; where
-    another photo acts in a mask, a start at the top is that photo's.
+    sigma: one of the chain's below its top, to start there from the picture, [1 or len(draws), C,
+    *size] in the model's latent space, or the photo. exemplars: of the model that will sample;
+    where another photo acts in a mask, a start at the top is that photo's.
     """
     if sigma is None or sigma >= chain.top:
         latents = regional_start(chain, exemplars, size, draws, seed, start)
@@ -103,10 +103,8 @@ def has_picture(latent: dict | None) -> bool:
     return latent is not None and bool(latent["samples"].any())
 
 
-def picture(
-    model, chain: Chain, latent: dict | None, draws: list[int], sigma: float
-) -> Tensor | None:
-    """[len(draws), C, H, W]: what a start at sigma keeps of a LATENT, in the model's latent space.
+def picture(model, chain: Chain, latent: dict | None, sigma: float) -> Tensor | None:
+    """[B, C, H, W]: what a start at sigma keeps of a LATENT, in the model's latent space.
 
     At the chain's top that is nothing.
     """
@@ -119,7 +117,7 @@ def picture(
             "the latent is the noise of RIVAL Invert, and no picture: leave it unconnected, for "
             "the chain brings its noise along"
         )
-    return image.repeat(len(draws) // len(image), 1, 1, 1)
+    return image
 
 
 def inpainting(
