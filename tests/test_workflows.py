@@ -28,7 +28,8 @@ def quick(node: dict) -> dict:
     small["iterations"] = min(3, node["inputs"].get("iterations", 3))
     if node["class_type"] == "EmptyLatentImage":
         small |= {"width": 96, "height": 64}
-    return {name: value for name, value in small.items() if name in node["inputs"]}
+    linked = {name for name, value in node["inputs"].items() if isinstance(value, list)}
+    return {n: value for n, value in small.items() if n in node["inputs"].keys() - linked}
 
 
 def quick_prompt(path, object_info) -> dict:
