@@ -87,7 +87,7 @@ class RivalReconstruct(io.ComfyNode):
                 chain.scaling.level(float(chain.sigmas[0])),
                 chain.positive,
                 chain.negative or chain.positive,
-                0,
+                chain.seed,
             )
         exemplar = host.from_model_space(model, chain.clean.to(samples))
         found = [errors(samples, exemplar)]

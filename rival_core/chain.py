@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,7 +53,11 @@ class Chain:
     cfg: the guidance it was inverted with.
     residuals, calls: [S], how well each step was solved, and with how many model calls.
     weights: the host's fingerprint of the weights it was inverted with; "" is unknown.
+    seed: of what the host draws where it encodes the conditioning (unCLIP's augmentation). One for
+        all chains, so that no file holds it: to change it is to change what a chain was made with.
     """
+
+    seed: ClassVar[int] = 0
 
     sigmas: Tensor
     latents: Tensor

@@ -20,6 +20,7 @@ LIVE = {
     "gligen": "GLIGEN boxes",
     "model_conds": "a model's own inputs",
     "additional_models": "another model",
+    "unclip_conditioning": "an unCLIP image",
 }
 
 

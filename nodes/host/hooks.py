@@ -6,10 +6,12 @@ from typing import Any
 
 import comfy.sampler_helpers
 import comfy.samplers
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...rival_core.chain import Chain
 from .apart import OURS, apart, explained, kept_out
 from .loras import schedule_loras, settle
 
@@ -53,9 +55,13 @@ def encode_conditioning(
     """Conditioning as the model's own inputs for a latent like x; `model` is a loaded BaseModel.
 
     sigmas: of the chain that it belongs to, which LoRA hooks are scheduled along.
+    What the host draws for it (unCLIP's augmentation) is what it drew for the inversion, whatever
+    the seed of the run; the generators are left as they are, since samplers may draw from them.
     """
     conds = {name: comfy.sampler_helpers.convert_cond(c) for name, c in conditioning.items()}
-    return comfy.samplers.process_conds(model, x, schedule_loras(conds, sigmas), x.device)
+    conds = schedule_loras(conds, sigmas)
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        return comfy.samplers.process_conds(model, x, conds, x.device, seed=Chain.seed)
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...rival_core import inversion
+from ...rival_core.chain import Chain
 from ...rival_core.inpainting import Inpainting
 from ...rival_core.inversion import Inversion, Solver
 from ...rival_core.sampling import sample_euler_partial
@@ -157,8 +158,9 @@ def invert(
     sampler = InversionSampler(scaling_of(model), solver, watcher)
     steps = (len(sigmas) - 1) * solver.most_evaluations
     callback = latent_preview.prepare_callback(model, steps)
+    start = torch.zeros_like(latent)
     with explained(kept_out(model.model_options, model.wrappers)):
-        end = guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback)
+        end = guider.sample(start, latent, sampler, sigmas, callback=callback, seed=Chain.seed)
     return sampler.result, end.to(comfy.model_management.intermediate_device())
 
 
@@ -171,7 +173,7 @@ def probe(
     sampler, empty = ProbeSampler(latents, attn2_replace), torch.zeros_like(latents[:1])
     callback = latent_preview.prepare_callback(model, len(sigmas))
     with explained(kept_out(model.model_options, model.wrappers)):
-        guider.sample(empty, empty, sampler, sigmas, callback=callback)
+        guider.sample(empty, empty, sampler, sigmas, callback=callback, seed=Chain.seed)
 
 
 def sampler(name: str) -> comfy.samplers.Sampler:
