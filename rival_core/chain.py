@@ -73,6 +73,14 @@ class Chain:
     weights: str = ""
     features: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False)
 
+    def __repr__(self) -> str:
+        """Short: hosts print what travels on a wire whenever a node fails."""
+        _, channels, height, width = self.latents.shape
+        return (
+            f"<RIVAL chain: {self.model.family:.40}, {self.steps} steps ({self.schedule:.40}, "
+            f"{self.solver.name}), latent {width} x {height}, {channels} channels>"
+        )
+
     @property
     def evaluations(self) -> int:
         """Model evaluations that the inversion took: two a call if it was guided."""

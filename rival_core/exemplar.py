@@ -20,7 +20,7 @@ from .parts import Part
 from .values import choice, number
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Exemplar:
     """One photo as one patch uses it."""
 
@@ -99,11 +99,15 @@ def in_order(exemplars: Iterable[Exemplar]) -> tuple[Exemplar, ...]:
 
     def content(exemplar: Exemplar) -> tuple:
         tensors = (exemplar.chain.end, exemplar.seen, exemplar.mask)
-        numbers = [b"" if t is None else t.cpu().contiguous().numpy().tobytes() for t in tensors]
+        numbers = [b"" if t is None else raw(t) for t in tensors]
         gates = [*vars(exemplar.gates).values(), exemplar.strength]
         return *numbers, gates, sorted(exemplar.layers or ()), exemplar.keys
 
     return tuple(sorted(exemplars, key=content))
+
+
+def raw(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
 
 
 LAYERS = ("all", "decoder", "coarse", "fine")

@@ -28,7 +28,7 @@ def blended(denoised: Tensor, cond: Tensor, uncond: Tensor, outside: float, mask
     return torch.lerp(low, denoised, mask.to(denoised))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Blend:
     """Guidance inside a mask as the sampler has it, at the scale `outside` elsewhere.
 
@@ -46,7 +46,7 @@ class Blend:
         return blended(denoised, cond, uncond, self.outside, resize_mask(self.mask, denoised))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Keep:
     """The photo kept outside a mask: there every step continues the chain, and ends at the photo.
 

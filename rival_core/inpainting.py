@@ -17,7 +17,7 @@ from .noise import draw_latents, noise_of, resample, start_latents
 SAME_IMAGE = 0.25
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inpainting:
     """An image with a hole, to be filled along a photo's chain. Immutable.
 

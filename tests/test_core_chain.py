@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from comfyui_rival.rival_core.chain import Chain, ModelCard
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.exemplar import Exemplar, in_order
+from comfyui_rival.rival_core.guidance import Keep
 from comfyui_rival.rival_core.inversion import invert, to_d
 from comfyui_rival.rival_core.noise import STARTS, start_latents
 from comfyui_rival.rival_core.normalization import statistics
@@ -89,6 +92,22 @@ def test_a_chain_is_never_deep_copied():
     chain = make_chain()
     assert copy.deepcopy({"held": chain})["held"] is chain
     assert chain.get_ram_usage() == chain.latents.nbytes + chain.sigmas.nbytes
+
+
+def test_what_travels_is_short_in_words():
+    """Hosts print a failed node's inputs."""
+    long = replace(make_chain(), positive=[[torch.zeros(1, 77, 768), {"text": 999 * "x"}]])
+    mask = torch.ones(1, 512, 512)
+    every = frozenset((("input", i), 0) for i in range(99))
+    for value in (long, Exemplar(long, layers=every, seen=mask, mask=mask), Keep(long, mask)):
+        assert len(str(value)) < 300 and "tensor" not in str(value)
+    assert str(long) == "<RIVAL chain: SD15, 4 steps (rival, ddim), latent 7 x 5, 4 channels>"
+
+
+def test_chains_that_keep_gradients_are_put_in_order():
+    chains = [make_chain(), make_chain((0.03, 0.1, 5.0))]
+    a, b = (Exemplar(replace(c, latents=c.latents.requires_grad_())) for c in chains)
+    assert in_order([a, b]) == in_order([b, a])
 
 
 def test_ddim_pairs_the_cleaner_latent_with_the_target_sigma():
