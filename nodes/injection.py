@@ -104,6 +104,7 @@ class Injection:
         self.roles = roles
         self.taken = set(taken)
 
+    @host.untraced
     def __call__(self, n, context, value, extra_options):
         layer = (extra_options["block"], extra_options["block_index"])
         steering = self.step.steering.at(layer)
@@ -151,6 +152,7 @@ class Injection:
         steering = self.step.steering.at(layer)
         return bool(steering.readers) and steering.blends
 
+    @host.untraced
     def blend(self, q, k, v, extra_options, mask=None):
         layer = (extra_options["block"], extra_options["block_index"])
         steering = self.step.steering.at(layer)

@@ -23,6 +23,7 @@ class Recorder:
         self.stops = stops
         self.tokens: dict[str, dict[Layer, Tokens]] = {role: {} for role in roles.values()}
 
+    @host.untraced
     def __call__(self, n, context, value, extra_options):
         layer = (extra_options["block"], extra_options["block_index"])
         rows = extra_options["uuids"] if layer in self.layers else ()

@@ -32,7 +32,7 @@ from .hooks import (
     with_hooks,
     wrapper_owner,
 )
-from .kernels import attention, for_longer_keys
+from .kernels import attention, for_longer_keys, untraced
 from .loras import are_loras, hooks_of, keep_changed_weights, register_loras
 from .models import (
     FAMILIES,
@@ -122,6 +122,7 @@ __all__ = [
     "to_pillow",
     "token_ids",
     "unit_noise",
+    "untraced",
     "watch_windows",
     "weights_differ",
     "weights_fingerprint",

@@ -49,3 +49,7 @@ def read_longer_keys(default: Callable, q: Tensor, k: Tensor, *rest, **kwargs) -
     """PyTorch's attention where there are more keys than queries, else the host's default."""
     function = attention_pytorch if k.shape[-2] > q.shape[-2] else default
     return function(q, k, *rest, **kwargs)
+
+
+# For hooks with a state of their own: torch.compile would trace them anew whenever it has changed.
+untraced = torch.compiler.disable

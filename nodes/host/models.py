@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.model_sampling
 import comfy.samplers
+import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
@@ -32,10 +33,16 @@ FAMILIES = {
 def model_card(model: ModelPatcher) -> ModelCard:
     """The model's family, latent format and self-attention layers; refuses other families."""
     family = type(model.model.model_config).__name__
-    unet = model.get_model_object("diffusion_model")
-    if family not in FAMILIES or not isinstance(unet, UNetModel):
+    if family not in FAMILIES:
         raise RivalError(
             f"{family} models are not supported yet: load an SD1.x, SD2 or SDXL checkpoint"
+        )
+    network = model.get_model_object("diffusion_model")
+    where = unet_inside(network)
+    if where is None:
+        raise RivalError(
+            f"another node put a {type(network).__name__} in the place of this {family} model's "
+            "UNet, and the layers in it cannot be found: remove that node"
         )
     sampling = model.get_model_object("model_sampling")
     known = is_flow(model) or isinstance(sampling, comfy.model_sampling.EPS)
@@ -45,7 +52,16 @@ def model_card(model: ModelPatcher) -> ModelCard:
             f"{family} with the model sampling {kind} is not supported: remove the node that set it"
         )
     latent_format = type(model.get_model_object("latent_format")).__name__
-    return ModelCard(family, latent_format, self_attention_layers(unet))
+    return ModelCard(family, latent_format, self_attention_layers(network.get_submodule(where)))
+
+
+def unet_inside(network: torch.nn.Module) -> str | None:
+    """Where in a network the UNet is, "" if it is one itself; None if there is not just one.
+
+    torch.compile and other nodes put the UNet into a module of theirs, by an object patch.
+    """
+    found = [name for name, part in network.named_modules() if isinstance(part, UNetModel)]
+    return found[0] if len(found) == 1 else None
 
 
 def self_attention_layers(unet: UNetModel) -> tuple:
