@@ -61,12 +61,114 @@ def test_it_is_of_no_process_and_no_host():
     assert fingerprint(model).split(":")[0] == DIGEST
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_cast_is_no_other_checkpoint(dtype):
-    model, cast = tiny.build("sd15"), tiny.build("sd15")
-    cast.model.to(dtype)
-    assert fingerprint(cast) != fingerprint(model) or dtype is torch.float16
-    assert differ(model, cast) == differ(cast, model) == ""
+def state(model) -> dict[str, torch.Tensor]:
+    """The UNet as a checkpoint's content."""
+    found = model.model.diffusion_model.state_dict()
+    return {f"{UNET}{name}": weight.clone() for name, weight in found.items()}
+
+
+def scaled(model) -> dict[str, torch.Tensor]:
+    """The same as the "fp8_scaled" files that are shared: linear layers over a scale of each."""
+    content = state(model)
+    for name, module in model.model.diffusion_model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            scale = module.weight.abs().max() / torch.finfo(E4M3).max
+            content[f"{UNET}{name}.weight"] = (module.weight / scale).to(E4M3)
+            content[f"{UNET}{name}.scale_weight"] = scale
+    return {**content, f"{UNET}scaled_fp8": torch.zeros(0, dtype=E4M3)}
+
+
+def loaded(content: dict[str, torch.Tensor], dtype=torch.bfloat16):
+    """What the host makes of a checkpoint's content."""
+    import comfy.model_patcher
+    import comfy.supported_models
+    import comfy.utils
+
+    unet = tiny._unet_config((1, 1))
+    config = tiny._model_config(comfy.supported_models.SD15, unet, num_heads=4,
+                                num_head_channels=-1)  # fmt: skip
+    config.set_inference_dtype(dtype, torch.float32)
+    if hasattr(comfy.utils, "convert_old_quants"):
+        content, _ = comfy.utils.convert_old_quants(content, UNET)
+        config.quant_config = comfy.utils.detect_layer_quantization(content, UNET)
+    elif f"{UNET}scaled_fp8" in content:
+        config.scaled_fp8 = E4M3
+    model = config.get_model(content, UNET)
+    model.load_model_weights(content, UNET)
+    model.eval().requires_grad_(False)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+UNET, E4M3 = "model.diffusion_model.", torch.float8_e4m3fn
+STORED = {
+    "bfloat16": lambda model: loaded(state(model)),
+    "float16": lambda model: loaded(state(model), torch.float16),
+    "e4m3": lambda model: loaded(state(model), E4M3),
+    "e5m2": lambda model: loaded(state(model), torch.float8_e5m2),
+    "scaled e4m3": lambda model: loaded(scaled(model)),
+}
+
+
+@pytest.fixture(scope="module")
+def casts():
+    """The fingerprint of one checkpoint, of another, and of a fine-tune of the first, each way."""
+    models = {"own": tiny.build("sd15"), "other": tiny.build("sd15", seed=1)}
+    models["tuned"] = tiny.build("sd15")
+    with torch.no_grad():
+        for weight in models["tuned"].model.diffusion_model.parameters():
+            weight *= 1.04
+    every = {"float32": lambda model: model, **STORED}
+    return {name: {kind: fingerprint(cast(model)) for kind, cast in every.items()}
+            for name, model in models.items()}  # fmt: skip
+
+
+def test_however_it_is_stored_it_is_the_same_checkpoint(casts):
+    """In both directions: whichever it was inverted with, and whichever samples."""
+    from comfyui_rival.nodes import host
+
+    for kind, one in casts["own"].items():
+        assert host.is_fingerprint(one)
+        for other_kind, other in casts["own"].items():
+            assert not host.weights_differ(one, other), (kind, other_kind)
+
+
+def test_another_is_told_from_it_however_they_are_stored(casts):
+    from comfyui_rival.nodes import host
+
+    for kind, one in casts["own"].items():
+        for other_kind, other in casts["other"].items():
+            said = host.weights_differ(one, other)
+            assert said == "another checkpoint", (kind, other_kind)
+    for kind in ("float32", "float16", "bfloat16"):
+        for other_kind in ("float32", "float16", "bfloat16"):
+            assert host.weights_differ(casts["own"][kind], casts["tuned"][other_kind])
+
+
+def test_weights_that_cannot_be_read_are_left_out(casts):
+    """Those of other packs' own classes, in no known scale."""
+    from comfyui_rival.nodes import host
+
+    class Packed(torch.Tensor):
+        pass
+
+    for seed in (0, 1):
+        model = tiny.build("sd15", seed)
+        for module in model.model.diffusion_model.modules():
+            if isinstance(module, torch.nn.Linear):
+                packed = torch.zeros_like(module.weight, dtype=torch.uint8).as_subclass(Packed)
+                del module.weight
+                module.register_buffer("weight", packed)
+        said = host.weights_differ(fingerprint(model), casts["own"]["e4m3"])
+        assert said == ("another checkpoint" if seed else "")
+
+
+def test_a_model_in_scaled_float8_inverts_and_samples(caplog):
+    model, base = STORED["scaled e4m3"](tiny.build("sd15")), tiny.build("sd15")
+    chain, _ = graph.invert(model, {"samples": latent(1)}, prompt("sd15", 1), steps=5)
+    for sampler in (model, base):
+        graph.rival_sample(graph.patch(sampler, chain), chain, **prompts())
+    assert notices(caplog) == []
 
 
 def test_another_checkpoint():

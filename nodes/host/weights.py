@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, get_key_weight
 from torch import Tensor
+
+from .models import unet_inside
 
 LAYERS = 48  # how many of the checkpoint's weights are looked at, spread over the network
 PLACES = 4  # how many numbers of each
 # Half a step of bfloat16 is 2^-8 of a weight: a checkpoint is the same after a cast to it. Training
 # on a concept moves some of the numbers looked at by several percent.
-CAST = 1e-2
+CAST, TINY = 1e-2, 1e-6
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+TINY_FLOAT8 = 2**-9  # the least number of e4m3, where no scale stands beside it
+PLAIN = (Tensor, torch.nn.Parameter)  # quantized weights are classes of their own
 
 
 def weights_fingerprint(model: ModelPatcher) -> str:
     """What tells a MODEL's weights from others', "" if they cannot be looked at.
 
     "<digest of the LoRAs and merges on it>:<some of the checkpoint's own numbers>": the same
-    whether it is loaded or not, on every device and whatever dtype it was cast to. Hooks are no
-    part of it. No model call; some 10 ms for SD1.5.
+    whether it is loaded or not, on every device and whatever dtype it was cast to; a number out of
+    float8 has no more binary digits than it had there. Hooks are no part of it. No model call;
+    some 10 ms for SD1.5.
     """
-    found = model.get_key_patches("diffusion_model.")
-    own = {key: patches[0][0] for key, patches in found.items()}
-    plain = (Tensor, torch.nn.Parameter)  # quantized ones are classes of their own
-    own = {k: w for k, w in own.items() if type(w) in plain and w.is_floating_point()}
-    if not own:
+    where = unet_inside(model.model.diffusion_model)  # in another node's wrapper, if that is loaded
+    prefix = f"diffusion_model.{where}." if where else "diffusion_model."
+    # Scales, and whatever else is stored beside a quantized weight, have other names.
+    keys = [k for k in model.model_state_dict(prefix) if k.endswith((".weight", ".bias"))]
+    keys = sorted(keys)[:: max(1, len(keys) // LAYERS)]
+    with model.use_ejected():
+        numbers = [checkpoint_numbers(*own_weight(model, key)) for key in keys]
+    if all(few.isnan().all() for few in numbers):
         return ""
-    names = sorted(own)[:: max(1, len(own) // LAYERS)]
-    numbers = torch.cat([numbers_of(own[name]) for name in names]).half()
-    return f"{patches_digest(model)}:{b64encode(numbers.numpy().tobytes()).decode()}"
+    text = b64encode(torch.cat(numbers).half().numpy().tobytes()).decode()
+    return f"{patches_digest(model)}:{text}"
 
 
 def weights_differ(one: str, other: str) -> str:
@@ -41,10 +49,30 @@ def weights_differ(one: str, other: str) -> str:
     if not one or not other or one == other:
         return ""
     (patches, checkpoint), (theirs, their_checkpoint) = one.split(":"), other.split(":")
-    a, b = decoded(checkpoint), decoded(their_checkpoint)
-    if a.shape != b.shape or not torch.allclose(a, b, rtol=CAST, atol=1e-6, equal_nan=True):
+    if not same_checkpoint(decoded(checkpoint), decoded(their_checkpoint)):
         return "another checkpoint"
     return "" if patches == theirs else "other LoRAs, or at other strengths,"
+
+
+def same_checkpoint(a: Tensor, b: Tensor) -> bool:
+    """Whether all numbers are as near as the ways they were stored in allow; NaN is unknown."""
+    if a.shape != b.shape:
+        return False
+    near = (a - b).abs() <= slack(a) + slack(b)
+    return bool((near | (a == b) | a.isnan() | b.isnan()).all())
+
+
+def slack(numbers: Tensor) -> Tensor:
+    """How far each may be from what it was before it was stored.
+
+    One that float8 can hold may come from there: half a step by the cast, half by `rounded`. Of
+    numbers out of other types less than one in a hundred looks so.
+    """
+    found = CAST / 2 * numbers.abs() + TINY
+    for dtype in FLOAT8:
+        step = torch.finfo(dtype).eps * numbers.abs() + TINY_FLOAT8
+        found = torch.where(rounded(numbers, dtype) == numbers, step, found)
+    return found
 
 
 def is_fingerprint(text: str) -> bool:
@@ -58,6 +86,35 @@ def is_fingerprint(text: str) -> bool:
 
 def decoded(numbers: str) -> Tensor:
     return torch.frombuffer(bytearray(b64decode(numbers)), dtype=torch.float16).float()
+
+
+def own_weight(model: ModelPatcher, key: str) -> tuple[Tensor, Callable]:
+    """A weight without patches, and what takes its numbers to their real scale."""
+    weight, _, convert = get_key_weight(model.model, key)
+    if key in model.backup:
+        weight = model.backup[key].weight
+    if key in model.hook_backup:
+        weight = model.hook_backup[key][0]
+    return weight, convert or (lambda numbers: numbers)
+
+
+def checkpoint_numbers(weight: Tensor, convert: Callable) -> Tensor:
+    """numbers_of an own_weight; NaN if it is of no known kind."""
+    stored = getattr(weight, "storage_dtype", weight.dtype)
+    if type(weight) in PLAIN and weight.is_floating_point():
+        few = convert(numbers_of(weight))
+    elif stored in FLOAT8:
+        few = numbers_of(convert(weight))
+    else:
+        return torch.full([min(PLACES, weight.numel())], torch.nan)
+    return rounded(few, stored) if stored in FLOAT8 else few
+
+
+def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers with as many binary digits as a dtype has, whatever their magnitude."""
+    digits, exponents = torch.frexp(numbers)
+    least = torch.finfo(dtype).eps / 2
+    return torch.ldexp((digits / least).round() * least, exponents)
 
 
 def numbers_of(weight: Tensor) -> Tensor:
