@@ -23,6 +23,11 @@ PARTIAL = {
     "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
 }
+# Options with a row for each prompt, or image, of a batch.
+WITH_ROWS = (
+    *("pooled_output", "concat_latent_image", "concat_image", "concat_mask"),
+    "cross_attn_controlnet",
+)
 WHOLE_RANGE = {
     "start_percent": 0.0,
     "end_percent": 1.0,
@@ -42,8 +47,14 @@ def latent_image(latent: dict, channels: int) -> Tensor:
             f"the latent holds a batch of {samples.shape[0]}: give one image, for instance through "
             "Latent From Batch"
         )
-    if samples.numel() == 0 or min(samples.shape[2:]) < 2:
+    if samples.numel() == 0:
         raise RivalError(f"the latent is empty (shape {list(samples.shape)}): give a real image")
+    height, width = samples.shape[2:]
+    if min(height, width) < 2:
+        raise RivalError(
+            f"the latent is too small ({width} x {height}): give an image of at least 16 pixels a "
+            "side"
+        )
     if samples.shape[1] != channels:
         raise RivalError(
             f"the latent has {samples.shape[1]} channels and the model takes {channels}: encode "
@@ -89,6 +100,7 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
             f"{name} has {len(conditioning)} entries: an exemplar has one prompt, so connect a "
             "single CLIP Text Encode"
         )
+    one_row(conditioning[0], name)
     options = conditioning[0][1]
     for key, what in PARTIAL.items():
         value = options.get(key)
@@ -103,6 +115,17 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
             "sampler instead"
         )
     return conditioning
+
+
+def one_row(entry: Any, name: str) -> None:
+    """Raises if a conditioning entry holds several prompts, or what belongs to several images."""
+    tokens, options = entry
+    for key, value in (("the tokens", tokens), *((key, options.get(key)) for key in WITH_ROWS)):
+        if isinstance(value, Tensor) and value.ndim > 1 and len(value) != 1:
+            raise RivalError(
+                f"{name} holds {len(value)} prompts in one entry ({key}): an exemplar has one "
+                "prompt, so connect a single CLIP Text Encode of a single text"
+            )
 
 
 def foreign_chain(chain: Chain) -> None:
