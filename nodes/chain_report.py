@@ -71,6 +71,7 @@ class RivalChainReport(io.ComfyNode):
 
 def thumbnail(chain: Chain, level: int, vae) -> Image.Image | None:
     """The level's latent as one of unit variance, which is where a VAE can follow it."""
+    host.stop_if_interrupted()
     latent = chain.latents[level : level + 1]
     latent = chain.scaling.rescale(latent, float(chain.sigmas[level]), 0.0)
     picture = host.picture_of(latent, chain.model.latent_format, vae)

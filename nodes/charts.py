@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from PIL import Image, ImageDraw, ImageFont
+
+from . import host
 
 PAPER, INK, FAINT, GRID, BAND = "#faf9f6", "#202024", "#6a6a70", "#e2e0da", "#e9e7f0"
 # Okabe and Ito's colours, which the colour-blind tell apart; yellow is too light for paper.
@@ -80,9 +83,14 @@ class Frame:
     def x(self, step: float) -> float:
         return (step + 0.5) / (self.chart.last + 1) * self.width
 
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The axis' ends, for which the chart looks at all of its values."""
+        return self.chart.range()
+
     def y(self, value: float) -> float:
         """A value outside the axis is drawn at its end."""
-        low, high = self.chart.range()
+        low, high = self.ends
         value = min(max(value, low), high)
         if self.chart.log:
             low, high, value = math.log(low), math.log(high), math.log(value)
@@ -125,6 +133,7 @@ def draw_plot(frame: Frame) -> Image.Image:
         for x in range(0, fine.width, 14 * FINE):
             draw.line((x, y, x + 8 * FINE, y), FAINT, 2 * FINE)
     for curve in chart.curves:
+        host.stop_if_interrupted()
         draw_curve(draw, fine, curve)
     draw.rectangle((0, 0, fine.width - 1, fine.height - 1), outline=GRID, width=FINE)
     return plot.resize((frame.width, frame.height), Image.Resampling.LANCZOS)
@@ -133,6 +142,8 @@ def draw_plot(frame: Frame) -> Image.Image:
 def draw_curve(draw: ImageDraw.ImageDraw, fine: Frame, curve: Curve) -> None:
     pairs = zip(curve.steps, curve.values)
     points = [(fine.x(step), fine.y(value)) for step, value in pairs if math.isfinite(value)]
+    if not points:
+        return
     apart = fine.width / (fine.chart.last + 1)
     if curve.style == "bars":
         share = 0.36 if apart > 5 * FINE else 0.5  # no gaps that are narrower than a pixel

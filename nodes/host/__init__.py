@@ -58,6 +58,7 @@ from .runs import (
     probe,
     sample,
     sampler,
+    stop_if_interrupted,
     unit_noise,
 )
 from .texts import same_encoding, show_on_node, token_ids, word_ids
@@ -117,6 +118,7 @@ __all__ = [
     "set_apart",
     "set_wrappers",
     "show_on_node",
+    "stop_if_interrupted",
     "timesteps_of",
     "to_model_space",
     "to_pillow",

@@ -36,6 +36,11 @@ NOISELESS = {
 }
 
 
+def stop_if_interrupted() -> None:
+    """Raises what ends a run, if the user asked for it; long work asks between its parts."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 class InversionSampler(comfy.samplers.Sampler):
     """Runs the inversion where ComfyUI runs a sampler: model loaded, conditioning encoded."""
 
@@ -53,7 +58,7 @@ class InversionSampler(comfy.samplers.Sampler):
             extra_args = {**extra_args, "model_options": options}
 
         def model(x, sigma):
-            comfy.model_management.throw_exception_if_processing_interrupted()
+            stop_if_interrupted()
             follow(float(sigma[0]))
             return model_wrap(x, sigma, **extra_args)
 
@@ -129,7 +134,7 @@ class ProbeSampler(comfy.samplers.Sampler):
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *_, **__):
         options = with_hooks(extra_args["model_options"], attn2_replace=self.attn2_replace)
         for i, (x, sigma) in enumerate(zip(self.latents.split(1), sigmas)):
-            comfy.model_management.throw_exception_if_processing_interrupted()
+            stop_if_interrupted()
             x = x.to(noise)
             denoised = model_wrap(x, sigma[None], **{**extra_args, "model_options": options})
             callback(i, denoised, x, len(sigmas))
