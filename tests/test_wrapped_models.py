@@ -16,6 +16,7 @@ class Named(torch.nn.Module):
     def __init__(self, unet):
         super().__init__()
         self.inner, self.dtype = unet, unet.dtype
+        self.adapter = torch.nn.LayerNorm(2)
 
     def forward(self, *args, **kwargs):
         return self.inner(*args, **kwargs)
