@@ -115,31 +115,6 @@ def test_one_prompt_inverts(setup, entries):
         invert(setup, positive=setup["prompt"] * entries)
 
 
-@pytest.mark.parametrize("slot", ["positive", "negative"])
-@pytest.mark.parametrize("key", ["the tokens", "pooled_output", "concat_latent_image"])
-def test_one_prompt_is_one_row(setup, slot, key):
-    """A batch of prompts in one entry, of which the exemplar would take the first."""
-    tokens, options = setup["prompt"][0]
-    rows = {"concat_latent_image": torch.zeros(1, 4, 8, 8), **options, "the tokens": tokens}
-    rows[key] = torch.cat([rows[key], rows[key] + 1])
-    entry = [rows.pop("the tokens"), rows]
-    with refuses("RIVAL Invert", f"{slot} holds 2 prompts in one entry", key, "CLIP Text Encode"):
-        invert(setup, **{slot: [entry]})
-
-
-def test_rows_in_the_samplers_own_prompts_are_the_hosts(setup):
-    """Two prompts in one entry are for two images, each of which reads the photo."""
-    chain, prompt = setup["chain"], setup["prompt"]
-    steered = graph.patch(setup["model"], chain)
-    other = [[prompt[0][0].flip(1), prompt[0][1]]]
-    both = [[torch.cat([prompt[0][0], other[0][0]]), prompt[0][1]]]
-    images = graph.rival_sample(steered, chain, both, prompt, batch_size=2)
-    draws = {"samples": torch.zeros(2, 4, 8, 8)}
-    for i, single in enumerate((prompt, other)):
-        alone = graph.rival_sample(steered, chain, single, prompt, latent=draws)
-        assert torch.allclose(images[i], alone[i], atol=1e-4)
-
-
 def test_a_timestep_range_over_the_whole_schedule_is_no_range(setup):
     tokens, options = setup["prompt"][0]
     whole = [[tokens, {**options, "start_percent": 0.0, "end_percent": 1.0}]]

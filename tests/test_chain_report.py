@@ -165,44 +165,6 @@ def test_the_axes_are_linear_and_logarithmic():
     assert [plain.x(step) for step in range(4)] == [50, 150, 250, 350]
 
 
-def test_the_work_grows_with_the_steps_and_no_faster():
-    """How often a curve's numbers are looked at."""
-    from comfyui_rival.nodes import charts
-
-    class Counted(list):
-        looked_at = 0
-
-        def __iter__(self):
-            for value in super().__iter__():
-                Counted.looked_at += 1
-                yield value
-
-    def work(steps: int) -> int:
-        Counted.looked_at = 0
-        curves = [charts.Curve(range(steps), Counted(range(1, steps + 1)), style=style)
-                  for style in ("line", "dotted", "bars")]  # fmt: skip
-        charts.draw_chart(charts.Chart("", steps, curves, log=True), (300, 200))
-        return Counted.looked_at
-
-    assert 0 < work(400) <= 4 * work(100)
-
-
-def test_a_report_can_be_interrupted():
-    """Between two curves, and between two thumbnails."""
-    import comfy.model_management as management
-    from comfyui_rival.nodes import chain_picture, chain_report
-
-    def stopped(part, *args):
-        management.interrupt_current_processing(True)
-        with pytest.raises(management.InterruptProcessingException):
-            part(*args)
-        assert not management.processing_interrupted()
-
-    chain = make_chain()
-    stopped(chain_picture.draw_charts, chain)
-    stopped(chain_report.thumbnail, chain, 0, None)
-
-
 @pytest.mark.parametrize("residuals", [[0.0, 0.0], [0.0, 1e-3], [math.nan, 1e-3], [math.inf, 1e-3],
                                        [1e-30, 1.0], [math.inf, math.inf]])
 def test_extreme_residuals_are_drawn(residuals, words):
