@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from comfy_api.latest import io, ui
 
 from ..rival_core.errors import RivalError
-from . import host
 
 RivalChain = io.Custom("RIVAL_CHAIN")
 CATEGORY = "RIVAL"
@@ -18,9 +17,12 @@ _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
 def schema(aliases: list[str], **fields) -> io.Schema:
-    """An io.Schema in this pack's category; search aliases only where the host knows them."""
-    if "search_aliases" in _SCHEMA_FIELDS:
-        fields["search_aliases"] = aliases
+    """An io.Schema in this pack's category, with what newer hosts know beside it.
+
+    They find nodes by search aliases, and send what a cached node had to say again.
+    """
+    known = {"search_aliases": aliases, "has_intermediate_output": True}
+    fields |= {name: value for name, value in known.items() if name in _SCHEMA_FIELDS}
     return io.Schema(category=CATEGORY, **fields)
 
 
@@ -39,22 +41,37 @@ def named(node: str) -> Iterator[None]:
         raise RivalError(f"{node}: {error}.") from error
 
 
-def notify(node: str, notices: list[str]) -> list[str]:
+class Notice(str):
+    """A line that warns: the browser also puts it forward where its node is out of sight."""
+
+
+def notify(node: str, notices: list[str]) -> list[Notice]:
     """Logs notices that are not errors; give them to `output` to show them on the node, too."""
     for notice in notices:
         logging.warning("%s: %s", node, notice)
-    return notices
+    return [Notice(notice) for notice in notices]
+
+
+class Told(ui.PreviewText):
+    """Lines of plain text, as ComfyUI's `ui` has them, and which of them are notices.
+
+    web/js/notices.js shows them on the node. Nothing is sent to the frontend's own text widget:
+    older ones take its text for HTML, and the lines hold what others wrote.
+    """
+
+    def __init__(self, lines: list[str]):
+        super().__init__("\n".join(lines))
+        self.notices = [line for line in lines if isinstance(line, Notice)]
+
+    def as_dict(self) -> dict:
+        return {"text": [self.value] if self.value else [], "notices": self.notices}
 
 
 def output(node: type[io.ComfyNode], *values, text: list[str] = (), **kept) -> io.NodeOutput:
     """A node's outputs, and lines of text shown on the node and kept in the history.
 
+    Without text the node is told so, too: what it said of an earlier run is gone then.
     kept: what else the history keeps, and the browser is told, as ComfyUI's `ui` has it.
     """
-    if not text:
-        return io.NodeOutput(*values, ui=kept or None)
-    lines = "\n".join(text)
-    if node.hidden is not None and node.hidden.unique_id is not None:
-        host.show_on_node(node.hidden.unique_id, lines)
-    shown = ui.PreviewText(lines)
-    return io.NodeOutput(*values, ui={**kept, **shown.as_dict()} if kept else shown)
+    told = Told(text)
+    return io.NodeOutput(*values, ui={**kept, **told.as_dict()} if kept else told)

@@ -32,6 +32,12 @@ CENTRE = f"""([type, scale]) => {{
     view.setDirty(true, true);
 }}"""
 
+LISTEN = """() => {
+    window.ended = undefined;
+    for (const kind of ["execution_success", "execution_error"])
+        comfyAPI.api.api.addEventListener(kind, () => { window.ended = kind }, { once: true });
+}"""
+
 
 @dataclass
 class Editor:
@@ -209,6 +215,14 @@ class Editor:
         self.command("Comfy.Canvas.FitView")  # a picture is loaded when its node is drawn
         self.page.get_by_role("button", name="Run", exact=True).first.click()
         self.page.wait_for_function(f"{PICTURES}() >= {pictures}", timeout=1000 * timeout)
+
+    def run_to_its_end(self, timeout: float = 120) -> str:
+        """Press Run; returns the server's last event: execution_success, or execution_error."""
+        self.page.evaluate(LISTEN)
+        self.page.get_by_role("button", name="Run", exact=True).first.click()
+        self.page.wait_for_function("() => window.ended", timeout=1000 * timeout)
+        self.page.wait_for_timeout(300)
+        return self.page.evaluate("() => window.ended")
 
     def stored_workflow(self, name: str) -> dict:
         """A workflow's file on the server."""

@@ -61,7 +61,7 @@ from .runs import (
     stop_if_interrupted,
     unit_noise,
 )
-from .texts import same_encoding, show_on_node, token_ids, word_ids
+from .texts import same_encoding, token_ids, word_ids
 from .weights import is_fingerprint, weights_differ, weights_fingerprint
 
 __all__ = [
@@ -117,7 +117,6 @@ __all__ = [
     "scheduler_sigmas",
     "set_apart",
     "set_wrappers",
-    "show_on_node",
     "stop_if_interrupted",
     "timesteps_of",
     "to_model_space",

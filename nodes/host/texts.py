@@ -1,4 +1,4 @@
-"""Words in and out: a CLIP's tokens, and text shown on a node."""
+"""Words as a CLIP's tokens."""
 
 from __future__ import annotations
 
@@ -29,11 +29,3 @@ def same_encoding(clip: Any, text: str, conditioning: Any) -> bool:
     encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
     given = conditioning[0][0].to(encoded)
     return given.shape == encoded.shape and torch.allclose(given, encoded, rtol=1e-2, atol=1e-2)
-
-
-def show_on_node(node_id: str, text: str) -> None:
-    """Text under the node's widgets, for whoever watches; the history keeps what `ui` says."""
-    from server import PromptServer  # only a running server has one
-
-    if getattr(PromptServer, "instance", None) is not None:
-        PromptServer.instance.send_progress_text(text, node_id)

@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { GATES, Timeline } from "./timeline.js";
-import { follow, setValue, widgetOf } from "./widgets.js";
+import { addElement, addStyle, follow, setValue, widgetOf } from "./widgets.js";
 
 const NODE = "RivalPatchModel";
 const HEIGHT = 66;
@@ -32,15 +32,7 @@ function addTimeline(node) {
     timeline.show(stateOf(node, timesteps));
     node.setDirtyCanvas?.(true, true);
   };
-  const widget = node.addDOMWidget("timeline", "rival_timeline", timeline.element, {
-    serialize: false, // not sent to the server
-    margin: MARGIN,
-    getMinHeight: () => HEIGHT + 2 * MARGIN,
-    getMaxHeight: () => HEIGHT + 2 * MARGIN,
-  });
-  widget.serialize = false; // not saved: the widgets' values are
-  // A side panel that lists the widgets leaves its own width on them; this one is the node's.
-  Object.defineProperty(widget, "width", { get: () => undefined, set: () => {} });
+  addElement(node, "timeline", timeline.element, MARGIN, () => HEIGHT + 2 * MARGIN);
   for (const name of [...GATES, "strength"]) follow(widgetOf(node, name), "callback", show);
   follow(node, "onConfigure", () => {
     takeOver(node, timeline.element);
@@ -54,16 +46,9 @@ function addTimeline(node) {
   show();
 }
 
-function addStyle() {
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = new URL("./timeline.css", import.meta.url).href;
-  document.head.append(link);
-}
-
 app.registerExtension({
   name: "rival.timeline",
-  setup: addStyle,
+  setup: () => addStyle(new URL("./timeline.css", import.meta.url)),
   nodeCreated(node) {
     if (node.comfyClass === NODE) addTimeline(node);
   },

@@ -1,6 +1,6 @@
 // What the pack's extensions to the editor share.
 
-export const widgetOf = (node, name) => node.widgets.find((widget) => widget.name === name);
+export const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
 /** As if somebody had entered it. */
 export function setValue(app, node, name, value) {
@@ -17,4 +17,29 @@ export function follow(object, method, after) {
     after(...values);
     return result;
   };
+}
+
+/**
+ * An element on a node, neither sent nor saved.
+ * margin: around it, in the classic renderer; height(): its pixels there, with the margin.
+ */
+export function addElement(node, name, element, margin, height) {
+  const widget = node.addDOMWidget(name, `rival_${name}`, element, {
+    serialize: false, // not sent to the server
+    hideInPanel: true,
+    margin,
+    getMinHeight: height,
+    getMaxHeight: height,
+  });
+  widget.serialize = false; // not saved
+  // A side panel that lists the widgets leaves its own width on them; this one is the node's.
+  Object.defineProperty(widget, "width", { get: () => undefined, set: () => {} });
+  return widget;
+}
+
+export function addStyle(address) {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = address;
+  document.head.append(link);
 }
