@@ -216,13 +216,24 @@ class Editor:
         self.page.get_by_role("button", name="Run", exact=True).first.click()
         self.page.wait_for_function(f"{PICTURES}() >= {pictures}", timeout=1000 * timeout)
 
-    def run_to_its_end(self, timeout: float = 120) -> str:
+    def run_to_its_end(self, timeout: float = 20) -> str:
         """Press Run; returns the server's last event: execution_success, or execution_error."""
         self.page.evaluate(LISTEN)
         self.page.get_by_role("button", name="Run", exact=True).first.click()
         self.page.wait_for_function("() => window.ended", timeout=1000 * timeout)
         self.page.wait_for_timeout(300)
         return self.page.evaluate("() => window.ended")
+
+    def said(self, node_id: str) -> str:
+        """The text on a node of the graph that is open; nothing if the page does not show it."""
+        return self.page.evaluate(
+            """(id) => {
+                const widgets = app.canvas.graph.getNodeById(id).widgets ?? [];
+                const element = widgets.find((widget) => widget.name === "last_run")?.element;
+                return element?.checkVisibility() ? element.innerText : "";
+            }""",
+            node_id,
+        )
 
     def stored_workflow(self, name: str) -> dict:
         """A workflow's file on the server."""

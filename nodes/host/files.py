@@ -28,12 +28,17 @@ def chain_names() -> list[str]:
 
 
 def chains_in(root: str) -> list[str]:
-    """Relative paths with forward slashes, of subfolders' files, too. Opens each SUFFIX file."""
+    """Relative paths with forward slashes, of subfolders' files, too. Opens each SUFFIX file.
+
+    None with a "<": older frontends take the entries of a list for HTML, which may hold a script.
+    """
     found = []
     for folder, _, files in os.walk(root):
         for path in (Path(folder, name) for name in files if name.endswith(SUFFIX)):
-            if path.is_file() and is_inside(path, root) and chain_file.is_chain(path):
-                found.append(path.relative_to(root).as_posix())
+            name = path.relative_to(root).as_posix()
+            usable = "<" not in name and path.is_file() and is_inside(path, root)
+            if usable and chain_file.is_chain(path):
+                found.append(name)
     return found
 
 

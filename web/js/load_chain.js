@@ -10,7 +10,7 @@ const KIND = ".safetensors";
 /** Puts a file into the input folder; returns the name that the node knows it by. */
 async function upload(file) {
   const body = new FormData();
-  body.append("image", file);
+  body.append("image", file, file.name.replaceAll("<", "_")); // else it would not be listed
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });
   if (!answer.ok) throw new Error(`the server answered ${answer.status} ${answer.statusText}`);
   const { name, subfolder } = await answer.json();
