@@ -42,7 +42,6 @@ class RivalChainReport(io.ComfyNode):
                     "small, blurred ones of the previews.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The picture, 1400 pixels wide."),
@@ -66,7 +65,7 @@ class RivalChainReport(io.ComfyNode):
         report = [f"{chain.model.family}: {details(chain)}", *lines, LOSS, "",
                   residual_table(chain), "", moments_table(chain)]
         shown = ui.PreviewImage(image, cls=cls).as_dict()
-        return output(cls, image, "\n".join(report), text=lines, **shown)
+        return output(image, "\n".join(report), text=lines, **shown)
 
 
 def thumbnail(chain: Chain, level: int, vae) -> Image.Image | None:

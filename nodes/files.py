@@ -55,7 +55,6 @@ class RivalSaveChain(io.ComfyNode):
                     "approximate colours.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[RivalChain.Output(display_name="chain", tooltip="The same chain.")],
             is_output_node=True,
         )
@@ -71,7 +70,7 @@ class RivalSaveChain(io.ComfyNode):
             name, subfolder = host.save_chain(chain, filename_prefix, preview)
         file = f"{subfolder}/{name}" if subfolder else name
         saved = ui.SavedResult(name, subfolder, io.FolderType.output)
-        return output(cls, chain, text=[f"saved as {file}"], chains=[saved])
+        return output(chain, text=[f"saved as {file}"], chains=[saved])
 
 
 class RivalLoadChain(io.ComfyNode):
@@ -96,7 +95,6 @@ class RivalLoadChain(io.ComfyNode):
                     "the output folder. Press R after adding one.",
                 )
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[
                 RivalChain.Output(
                     display_name="chain", tooltip="The chain, as RIVAL Invert made it."
@@ -120,4 +118,4 @@ class RivalLoadChain(io.ComfyNode):
         text = described(chain)
         logging.info("%s: %s", LOAD, text)
         shown = {} if preview is None else ui.PreviewImage(preview[None] / 255, cls=cls).as_dict()
-        return output(cls, chain, text=[text], **shown)
+        return output(chain, text=[text], **shown)

@@ -131,7 +131,6 @@ class RivalBlendedGuidance(io.ComfyNode):
                     "clip", optional=True, tooltip="The text encoder, to find the words."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output(tooltip="The model with a guidance for every pixel."),
                 io.Mask.Output(
@@ -170,7 +169,7 @@ class RivalBlendedGuidance(io.ComfyNode):
         guided = alignment.blend_guidance(model, Blend(mask, outside))
         if keep_photo:
             guided = alignment.keep_photo(guided, Keep(chain, mask))
-        return output(cls, guided, mask, text=notices)
+        return output(guided, mask, text=notices)
 
     @classmethod
     def check(cls, model, mask, chain) -> None:

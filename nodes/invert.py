@@ -172,7 +172,6 @@ class RivalInvert(io.ComfyNode):
                     )
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[
                 RivalChain.Output(
                     display_name="chain",
@@ -238,7 +237,7 @@ class RivalInvert(io.ComfyNode):
         notices += notify(NODE, unsolved_notice(chain))
         if handover is not None:
             notices += handover.hand_over(chain)
-        return output(cls, chain, {"samples": end}, text=[*notices, summary(chain)])
+        return output(chain, {"samples": end}, text=[*notices, summary(chain)])
 
     @classmethod
     def conditioning(cls, model, image, positive, negative):

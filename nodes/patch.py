@@ -114,7 +114,6 @@ class RivalPatchModel(io.ComfyNode):
                     )
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output(tooltip="The model, steered. Any sampler takes it.")],
         )
 
@@ -147,7 +146,7 @@ class RivalPatchModel(io.ComfyNode):
                                 checks.one_mask("mask", mask, may_be_empty=True), features,
                                 exemplar_keys)
             notices = notify(NODE, cls.notices(model, exemplar))
-            return output(cls, align(model, exemplar), text=notices,
+            return output(align(model, exemplar), text=notices,
                           chain_timesteps=cls.timesteps(model, chain))
 
     @classmethod

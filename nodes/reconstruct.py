@@ -53,7 +53,6 @@ class RivalReconstruct(io.ComfyNode):
                     "error then includes what the VAE loses.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The reconstruction."),
                 io.Float.Output(
@@ -99,7 +98,7 @@ class RivalReconstruct(io.ComfyNode):
             found.append(errors(decoded, wanted, peak=1.0))
             lines.append(f"image: {found[1]}")
         latent, text = {"samples": samples}, "\n".join(lines)
-        return output(cls, latent, found[0].relative, found[-1].psnr, text, text=lines)
+        return output(latent, found[0].relative, found[-1].psnr, text, text=lines)
 
 
 def photo(image: Tensor, decoded: Tensor) -> Tensor:

@@ -116,7 +116,6 @@ class RivalKSampler(io.ComfyNode):
                     "or of another image, which stays as it is outside the mask.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The variations.")],
         )
 
@@ -164,7 +163,7 @@ class RivalKSampler(io.ComfyNode):
         samples = host.sample(
             model, noise, cfg, sampler, sigmas, scale, positive, negative, seed, hole
         )
-        return output(cls, cls.result(samples, latent, draws), text=notices)
+        return output(cls.result(samples, latent, draws), text=notices)
 
     @classmethod
     def result(cls, samples, latent, draws) -> dict:

@@ -67,7 +67,7 @@ class Told(ui.PreviewText):
         return {"text": [self.value] if self.value else [], "notices": self.notices}
 
 
-def output(node: type[io.ComfyNode], *values, text: list[str] = (), **kept) -> io.NodeOutput:
+def output(*values, text: list[str] = (), **kept) -> io.NodeOutput:
     """A node's outputs, and lines of text shown on the node and kept in the history.
 
     Without text the node is told so, too: what it said of an earlier run is gone then.

@@ -172,6 +172,6 @@ def test_the_runs_of_a_list_can_be_joined():
     from comfyui_rival.nodes.schema import notify, output
 
     said = ["one", *notify("node", ["two"])]
-    assert output(None, text=said).ui.as_dict() == {"text": ["one\ntwo"], "notices": ["two"]}
-    assert output(None).ui.as_dict() == {"text": [], "notices": []}
-    assert output(None, text=said, kept=[1]).ui.keys() == output(None, kept=[2]).ui.keys()
+    assert output(text=said).ui.as_dict() == {"text": ["one\ntwo"], "notices": ["two"]}
+    assert output().ui.as_dict() == {"text": [], "notices": []}
+    assert output(text=said, kept=[1]).ui.keys() == output(kept=[2]).ui.keys()
