@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..rival_core.alignment import Step, steering
-from ..rival_core.attention import Tokens
 from ..rival_core.chain import Chain
 from ..rival_core.exemplar import Exemplar
 from ..rival_core.features import Prefetch, Stored, choose_place, pack_tokens, unpack
+from ..rival_core.tokens import Tokens
 from . import host
 from .schema import named
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..rival_core.alignment import Step
-from ..rival_core.attention import Layer, blended_attention, lengthen
+from ..rival_core.attention import blended_attention, lengthen
 from ..rival_core.errors import RivalError
 from ..rival_core.parts import Part, find_part
+from ..rival_core.tokens import Layer
 from . import host
 from .remarks import NODE
 from .schema import named

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
-from ..rival_core.exemplar import Exemplar, regional_start
+from ..rival_core.exemplar import Exemplar
 from ..rival_core.inpainting import Inpainting
-from ..rival_core.noise import STARTS, partial_latents
+from ..rival_core.noise import STARTS, partial_latents, regional_start
 from . import checks, host
 from .schema import RivalChain
 

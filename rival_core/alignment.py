@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import Layer, Tokens, join
 from .chain import Chain
 from .errors import RivalError
 from .exemplar import Exemplar, statistics_inside
@@ -18,6 +17,7 @@ from .inversion import to_d
 from .masks import token_grid
 from .normalization import Statistics, adain, average
 from .parts import Part
+from .tokens import Layer, Tokens, join
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .attention import Layer
 from .features import FeatureCache
 from .inversion import DDIM, Solver
 from .scaling import Scaling
+from .tokens import Layer
 
 
 def same(a: Any, b: Any) -> bool:

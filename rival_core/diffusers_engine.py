@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import inversion
 from .alignment import Step, steering
-from .attention import Layer, Tokens, blended_attention, lengthen
+from .attention import blended_attention, lengthen
 from .chain import Chain
 from .diffusers_model import Model, Prompt
 from .errors import RivalError
@@ -24,6 +24,7 @@ from .exemplar import Exemplar
 from .inversion import DDIM, Solver, to_d
 from .noise import start_latents
 from .schedule import check_sigmas, rival_sigmas
+from .tokens import Layer, Tokens
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .attention import Layer, Tokens, select
 from .chain import Chain, ModelCard
 from .errors import RivalError
 from .features import FEATURES
 from .gates import Gates
 from .masks import every_second, resize_mask, tokens_inside
-from .noise import start_latents
 from .normalization import Statistics, statistics
 from .parts import Part
+from .tokens import Layer, Tokens, select
 from .values import choice, number
 
 
@@ -141,32 +140,3 @@ def statistics_inside(eps: Tensor, mask: Tensor | None) -> Statistics:
     if len(inside) < 2:
         return statistics(eps)  # of a single place there is no variance
     return statistics(eps.flatten(2)[:, :, inside.to(eps.device), None])
-
-
-def regional_start(
-    chain: Chain,
-    exemplars: Sequence[Exemplar],
-    size: tuple[int, int],
-    draws: Sequence[int],
-    seed: int,
-    start: str,
-) -> Tensor:
-    """[len(draws), C, *size] at the chain's top: each place starts as the photo that acts there.
-
-    Where another photo with a mask acts more than this chain's own, its noise is drawn instead, as
-    `start` says. Elsewhere, without masks, and with `inverted`, whose layout is one photo's, it is
-    start_latents of the chain.
-    """
-    latents = start_latents(chain.end.cpu(), size, draws, seed, start)
-    if start == "inverted":
-        return latents
-    strongest = latents.new_zeros(1, 1, *size)
-    for exemplar in (e for e in exemplars if e.chain is chain):
-        strongest = torch.maximum(strongest, exemplar.weights(latents))
-    for exemplar in (e for e in exemplars if e.chain is not chain and e.mask is not None):
-        weights = exemplar.weights(latents)
-        if (weights > strongest).any():
-            there = start_latents(exemplar.chain.at(chain.top).cpu(), size, draws, seed, start)
-            latents = torch.where(weights > strongest, there, latents)
-            strongest = torch.maximum(strongest, weights)
-    return latents

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .attention import Layer, Tokens
 from .errors import RivalError
+from .tokens import Layer, Tokens
 
 FEATURES = ("live", "cached", "cached_int8")
 GB = 1e9

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from .chain import Chain
 from .errors import RivalError
+from .exemplar import Exemplar
 from .normalization import statistics
 from .values import choice
 
@@ -101,3 +102,32 @@ def draw_latents(end: Tensor, size: Size, draws: Sequence[int], seed: int, draw:
         if j in wanted:
             drawn[j] = latent
     return torch.cat([drawn[j] for j in draws])
+
+
+def regional_start(
+    chain: Chain,
+    exemplars: Sequence[Exemplar],
+    size: tuple[int, int],
+    draws: Sequence[int],
+    seed: int,
+    start: str,
+) -> Tensor:
+    """[len(draws), C, *size] at the chain's top: each place starts as the photo that acts there.
+
+    Where another photo with a mask acts more than this chain's own, its noise is drawn instead, as
+    `start` says. Elsewhere, without masks, and with `inverted`, whose layout is one photo's, it is
+    start_latents of the chain.
+    """
+    latents = start_latents(chain.end.cpu(), size, draws, seed, start)
+    if start == "inverted":
+        return latents
+    strongest = latents.new_zeros(1, 1, *size)
+    for exemplar in (e for e in exemplars if e.chain is chain):
+        strongest = torch.maximum(strongest, exemplar.weights(latents))
+    for exemplar in (e for e in exemplars if e.chain is not chain and e.mask is not None):
+        weights = exemplar.weights(latents)
+        if (weights > strongest).any():
+            there = start_latents(exemplar.chain.at(chain.top).cpu(), size, draws, seed, start)
+            latents = torch.where(weights > strongest, there, latents)
+            strongest = torch.maximum(strongest, weights)
+    return latents

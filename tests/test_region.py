@@ -12,11 +12,12 @@ from comfyui_rival.rival_core.alignment import (
     normalize_masked,
     steering,
 )
-from comfyui_rival.rival_core.attention import Tokens, blended_attention
+from comfyui_rival.rival_core.attention import blended_attention
 from comfyui_rival.rival_core.errors import RivalError
 from comfyui_rival.rival_core.exemplar import Exemplar, statistics_inside
 from comfyui_rival.rival_core.gates import Gates
 from comfyui_rival.rival_core.normalization import adain, statistics
+from comfyui_rival.rival_core.tokens import Tokens
 
 pytestmark = pytest.mark.host
 LAYER = (("input", 1), 0)
