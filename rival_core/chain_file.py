@@ -5,36 +5,48 @@ tensors. Tensors: sigmas, latents, residuals, calls, preview (uint8 [H, W, 3]), 
 conditionings, numbered. LoRA hooks and whatever else is more than numbers cannot be saved.
 
 A file may come from anyone. Reading takes memory of a small multiple of its size, and whatever is
-not a sound chain is refused in one sentence.
+not a sound chain is refused in one sentence: also numbers that are finite but that no model has,
+which would end as NaN in an image. The bounds (MOST) are far outside what any model does.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import tensor_file
+from . import conditioning_file, tensor_file
 from .chain import Chain, ModelCard
 from .conditioning_file import pack_conditioning, unpack_conditioning
-from .errors import RivalError
+from .errors import RivalError, shown
 from .inversion import Solver
 from .scaling import FlowScaling, Scaling
 from .schedule import check_sigmas
 from .tensor_file import check, dump, parse, read_layout, read_tensors
+from .whole_file import advice
 
 KEY, VERSION = "rival_chain", 1
 MARK = b'{"__metadata__":{"rival_chain":'  # how a saved chain's header begins
 SCALINGS = {"diffusion": Scaling, "flow": FlowScaling}
 PREVIEW = 128  # pixels, of a preview's longer side
+MOST = 1e6  # sigmas, cfg, and latents by their level: models have up to 4518, 30 and some 10
+MOST_CALLS = 2**31  # of one step
+SIGMA_DATA = (1e-3, 1e3)  # models have 0.5 and 1
+NAME = re.compile(r"[A-Za-z0-9_. -]{0,64}")  # of what is shown: nothing that a page could act on
+SCHEDULE = re.compile(r"[A-Za-z0-9_. +=,()\[\]-]{0,64}")  # other packs have "GITS[coeff=1.2]"
 FIELDS = {
     *("version", "schedule", "solver", "cfg", "scaling", "model", "weights"),
     *("positive", "negative"),
 }
+
+
+class Taken(RivalError):
+    """There is a file of that name."""
 
 
 class Saved(NamedTuple):
@@ -45,10 +57,10 @@ class Saved(NamedTuple):
 
 
 def save(chain: Chain, path: Path, preview: Tensor | None = None) -> None:
-    """Writes a new file; an existing one is never overwritten.
+    """Writes a new file, which is there whole or not at all; none is ever overwritten.
 
     preview: uint8 [H, W, 3], see `thumbnail`. RivalError if something of the chain cannot be
-    saved, or the file not be written. No model calls.
+    saved, or the file not be written; Taken if there is one of that name. No model calls.
     """
     tensors = {"sigmas": chain.sigmas, "latents": chain.latents, "residuals": chain.residuals,
                "calls": chain.calls, "preview": preview}  # fmt: skip
@@ -56,7 +68,7 @@ def save(chain: Chain, path: Path, preview: Tensor | None = None) -> None:
     kind = {made: kind for kind, made in SCALINGS.items()}[type(chain.scaling)]
     description = {
         "version": VERSION,
-        "schedule": chain.schedule,
+        "schedule": as_schedule(chain.schedule),
         "solver": asdict(chain.solver),
         "cfg": chain.cfg,
         "scaling": {"kind": kind, **asdict(chain.scaling)},
@@ -66,13 +78,15 @@ def save(chain: Chain, path: Path, preview: Tensor | None = None) -> None:
         "negative": pack_conditioning("negative", chain.negative, tensors),
     }
     try:
+        check_numbers(chain)
         tensor_file.write(path, tensors, {KEY: dump(description)})
+    except FileExistsError as error:
+        raise Taken(f"{shown(path.name)} exists already: choose another name") from error
     except OSError as error:
-        raise RivalError(
-            f"{path.name!r} cannot be written ({error.strerror}): choose another name"
-        ) from error
+        said = advice(error, path.parent)
+        raise RivalError(f"{shown(path.name)} cannot be written {said}") from error
     except RivalError as error:
-        raise RivalError(f"{path.name!r} {error}") from error
+        raise RivalError(f"{shown(path.name)} {error}") from error
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Saved:
@@ -81,14 +95,23 @@ def load(path: Path, device: torch.device | str = "cpu") -> Saved:
         with open(path, "rb") as file:
             layout = read_layout(file)
             description = described(layout.text)
-            chain, preview = build(description, read_tensors(file, layout), device)
+            chain, preview = build(description, read_tensors(file, layout))
     except OSError as error:
         raise RivalError(
-            f"{path.name!r} cannot be read ({error.strerror}): choose another file"
+            f"{shown(path.name)} cannot be read ({error.strerror}): choose another file"
         ) from error
     except RivalError as error:
-        raise RivalError(f"{path.name!r} {error}") from error
-    return Saved(chain, preview)
+        raise RivalError(f"{shown(path.name)} {error}") from error
+    return Saved(moved(chain, device), preview)
+
+
+def moved(chain: Chain, device: torch.device | str) -> Chain:
+    """The chain with its latents and conditionings on the device."""
+    prompts = {
+        name: conditioning_file.moved(getattr(chain, name), device)
+        for name in ("positive", "negative")
+    }
+    return replace(chain, latents=chain.latents.to(device), **prompts)
 
 
 def is_chain(path: Path) -> bool:
@@ -126,12 +149,10 @@ def described(text: dict[str, str]) -> dict[str, Any]:
     return description
 
 
-def build(
-    description: dict[str, Any], tensors: dict[str, Tensor], device: torch.device | str
-) -> Saved:
+def build(description: dict[str, Any], tensors: dict[str, Tensor]) -> Saved:
     """The chain, every field checked; `tensors` is used up."""
     positive, negative = (
-        unpack_conditioning(description[name], tensors, device) for name in ("positive", "negative")
+        unpack_conditioning(description[name], tensors) for name in ("positive", "negative")
     )
     check(positive is not None)
     preview = tensors.pop("preview", None)
@@ -139,17 +160,36 @@ def build(
     trajectory = unpack_trajectory(tensors)
     check(not tensors)  # nothing that is not part of a chain
     chain = Chain(
-        **{**trajectory, "latents": trajectory["latents"].to(device)},
+        **trajectory,
         scaling=unpack_scaling(description["scaling"]),
         model=unpack_card(description["model"]),
         positive=positive,
         negative=negative,
         cfg=number(description["cfg"]),
         solver=unpack_solver(description["solver"]),
-        schedule=label(description["schedule"]),
-        weights=label(description["weights"], longest=4096),
+        schedule=name(description["schedule"], SCHEDULE),
+        weights=label(description["weights"]),
     )
+    check_numbers(chain)
     return Saved(chain, preview)
+
+
+def check_numbers(chain: Chain) -> None:
+    """Raises unless every number is one that a model, or its inversion, can have."""
+    levels = [chain.scaling.level(sigma) for sigma in chain.sigmas.tolist()]
+    largest = chain.latents.abs().amax(dim=(1, 2, 3)).cpu() / torch.tensor(levels)
+    solved = torch.zeros(1) if chain.residuals is None else chain.residuals
+    calls = torch.zeros(1) if chain.calls is None else chain.calls
+    sound = {
+        "noise levels": max(chain.top, chain.scaling.sigma_max) <= MOST,
+        "latents": bool((largest <= MOST).all()),
+        "a guidance": abs(chain.cfg) <= MOST,
+        "residuals": bool(torch.isfinite(solved).all()),
+        "model calls": bool((calls <= MOST_CALLS).all()),
+    }
+    for what, is_sound in sound.items():
+        if not is_sound:
+            raise RivalError(f"has {what} beyond what any model has: invert the image anew")
 
 
 def unpack_trajectory(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
@@ -176,7 +216,7 @@ def unpack_scaling(packed: Any) -> Scaling:
     kind = packed["kind"]
     check(isinstance(kind, str) and kind in SCALINGS)
     numbers = {name: number(packed[name]) for name in ("sigma_max", "sigma_data")}
-    check(min(numbers.values()) > 0)
+    check(numbers["sigma_max"] > 0 and SIGMA_DATA[0] <= numbers["sigma_data"] <= SIGMA_DATA[1])
     return SCALINGS[kind](**numbers)
 
 
@@ -194,7 +234,7 @@ def unpack_card(packed: Any) -> ModelCard:
     check(isinstance(packed, dict) and set(packed) == {"family", "latent_format", "layers"})
     check(isinstance(packed["layers"], list))
     layers = tuple(unpack_layer(layer) for layer in packed["layers"])
-    return ModelCard(label(packed["family"]), label(packed["latent_format"]), layers)
+    return ModelCard(name(packed["family"]), name(packed["latent_format"]), layers)
 
 
 def unpack_layer(packed: Any) -> tuple[tuple[str, int], int, int]:
@@ -202,7 +242,7 @@ def unpack_layer(packed: Any) -> tuple[tuple[str, int], int, int]:
     block, depth, width = packed
     check(isinstance(block, list) and len(block) == 2)
     check(all(type(n) is int for n in (block[1], depth, width)))
-    return (label(block[0]), block[1]), depth, width
+    return (name(block[0]), block[1]), depth, width
 
 
 def is_of(tensor: Tensor | None, dtype: torch.dtype, dimensions: int) -> bool:
@@ -219,7 +259,18 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def label(value: Any, longest: int = 64) -> str:
-    """A short line of text, fit to be shown."""
-    check(isinstance(value, str) and len(value) <= longest and value.isprintable())
+def name(value: Any, allowed: re.Pattern = NAME) -> str:
+    """A short word that is fit to be shown anywhere."""
+    check(isinstance(value, str) and allowed.fullmatch(value) is not None)
+    return value
+
+
+def as_schedule(text: str) -> str:
+    """A schedule's name as a file may hold it: only shown, so that another letter is no loss."""
+    return "".join(c if SCHEDULE.fullmatch(c) else "_" for c in text)[:64]
+
+
+def label(value: Any) -> str:
+    """A line of text that is compared and never shown."""
+    check(isinstance(value, str) and len(value) <= 4096 and value.isprintable())
     return value

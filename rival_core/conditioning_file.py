@@ -13,6 +13,7 @@ from .tensor_file import DAMAGED, MOST_DIMENSIONS, NAMES, check
 
 MOST_NESTING = 8
 MOST_INT = 2**63
+MOST_ENCODING = 1e6  # text encoders give some 30, and heavily weighted words some thousands
 # Options that are code or other models; whatever they hold, no file has them.
 LIVE = {
     "hooks": "LoRA hooks",
@@ -28,7 +29,9 @@ def pack_conditioning(name: str, conditioning: Any, tensors: dict[str, Tensor]) 
     """JSON for [[Tensor [1, T, C], {option: value}], ...] or None; its tensors join `tensors`."""
     if conditioning is None:
         return None
-    for _, options in conditioning:
+    for tokens, options in conditioning:
+        if not is_prompt(tokens):
+            raise RivalError(f"{name} is no single prompt, or holds NaN: invert with a plain one")
         for key, what in LIVE.items():
             if options.get(key) is not None:
                 raise RivalError(
@@ -38,20 +41,30 @@ def pack_conditioning(name: str, conditioning: Any, tensors: dict[str, Tensor]) 
     return [[pack(name, value, tensors) for value in entry] for entry in conditioning]
 
 
-def unpack_conditioning(packed: Any, tensors: dict[str, Tensor], device: Any) -> Any:
-    """The conditioning, on the device; what it takes leaves `tensors`."""
+def unpack_conditioning(packed: Any, tensors: dict[str, Tensor]) -> Any:
+    """The conditioning; what it takes leaves `tensors`."""
     if packed is None:
         return None
     check(isinstance(packed, list) and bool(packed))
-    return [unpack_entry(entry, tensors, device) for entry in packed]
+    return [unpack_entry(entry, tensors) for entry in packed]
 
 
-def unpack_entry(packed: Any, tensors: dict[str, Tensor], device: Any) -> list:
+def unpack_entry(packed: Any, tensors: dict[str, Tensor]) -> list:
     check(isinstance(packed, list) and len(packed) == 2)
-    tokens, options = (unpack(value, tensors, device) for value in packed)
-    check(isinstance(tokens, Tensor) and tokens.ndim == 3 and tokens.is_floating_point())
+    tokens, options = (unpack(value, tensors) for value in packed)
+    check(is_prompt(tokens))
     check(isinstance(options, dict) and all(options.get(key) is None for key in LIVE))
     return [tokens, options]
+
+
+def is_prompt(tokens: Any) -> bool:
+    """Whether this can be one prompt's encoding: [1, T, C], of numbers a model can take in."""
+    return isinstance(tokens, Tensor) and tokens.ndim == 3 and len(tokens) == 1 and is_sane(tokens)
+
+
+def is_sane(tensor: Tensor) -> bool:
+    """Whether it holds real numbers, all of them finite and far below what overflows."""
+    return tensor.is_floating_point() and bool((tensor.abs() <= MOST_ENCODING).all())
 
 
 def pack(name: str, value: Any, tensors: dict[str, Tensor], nesting: int = 0) -> Any:
@@ -73,23 +86,34 @@ def pack(name: str, value: Any, tensors: dict[str, Tensor], nesting: int = 0) ->
     )
 
 
-def unpack(packed: Any, tensors: dict[str, Tensor], device: Any, nesting: int = 0) -> Any:
+def unpack(packed: Any, tensors: dict[str, Tensor], nesting: int = 0) -> Any:
     check(nesting <= MOST_NESTING)
     if isinstance(packed, list):
-        return [unpack(part, tensors, device, nesting + 1) for part in packed]
+        return [unpack(part, tensors, nesting + 1) for part in packed]
     if is_plain(packed):
         return packed
     check(isinstance(packed, dict) and len(packed) == 1)
     (kind, value), *_ = packed.items()
     if kind == "tensor":
         check(isinstance(value, str) and value in tensors)
-        return tensors.pop(value).to(device)
+        return tensors.pop(value)
     if kind == "tuple":
         check(isinstance(value, list))
-        return tuple(unpack(part, tensors, device, nesting + 1) for part in value)
+        return tuple(unpack(part, tensors, nesting + 1) for part in value)
     if kind == "dict" and isinstance(value, dict):
-        return {key: unpack(part, tensors, device, nesting + 1) for key, part in value.items()}
+        return {key: unpack(part, tensors, nesting + 1) for key, part in value.items()}
     raise RivalError(DAMAGED)
+
+
+def moved(value: Any, device: torch.device | str) -> Any:
+    """A conditioning, or any part of one, with its tensors on the device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, list | tuple):
+        return type(value)(moved(part, device) for part in value)
+    if isinstance(value, dict):
+        return {key: moved(part, device) for key, part in value.items()}
+    return value
 
 
 def is_plain(value: Any) -> bool:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .errors import RivalError
+from .whole_file import new_file
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -50,7 +51,7 @@ def check(condition: bool) -> None:
 def write(path: Path, tensors: dict[str, Tensor], text: dict[str, str]) -> None:
     """A new file, of the same bytes for the same content; an existing one is never touched.
 
-    tensors: of DTYPES, not empty. Raises OSError, and then leaves nothing behind.
+    tensors: of DTYPES, not empty. Raises OSError, and then leaves nothing behind (new_file).
     """
     wide_first = sorted(tensors.items(), key=lambda item: -item[1].element_size())
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in wide_first}
@@ -64,14 +65,9 @@ def write(path: Path, tensors: dict[str, Tensor], text: dict[str, str]) -> None:
     header += b" " * (-len(header) % 8)
     if len(header) > MOST_HEADER:
         raise RivalError("cannot hold that much text: invert with a conditioning that carries less")
-    with open(path, "xb") as file:
-        try:
-            file.write(len(header).to_bytes(8, "little") + header)
-            file.writelines(raw(tensor) for tensor in plain.values())
-        except BaseException:
-            file.close()
-            path.unlink(missing_ok=True)
-            raise
+    with new_file(path) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.writelines(raw(tensor) for tensor in plain.values())
 
 
 def read_layout(file: BinaryIO) -> Layout:
