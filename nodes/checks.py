@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rival_core.chain import Chain, ModelCard
+from ..rival_core.chain import Chain
 from ..rival_core.errors import RivalError
+from ..rival_core.scaling import FlowScaling, Scaling
 from . import host
 from .alignment import alignment_of
 
@@ -18,6 +19,8 @@ PARTIAL = {
     "mask": "a mask",
     "start_percent": "a timestep range",
     "end_percent": "a timestep range",
+    "timestep_start": "a timestep range",
+    "timestep_end": "a timestep range",
     "clip_start_percent": "a scheduled prompt",
     "clip_end_percent": "a scheduled prompt",
     "control": "a ControlNet",
@@ -104,11 +107,14 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
     options = conditioning[0][1]
     for key, what in PARTIAL.items():
         value = options.get(key)
-        if value is not None and not (key in WHOLE_RANGE and value == WHOLE_RANGE[key]):
+        is_whole = is_number(value) and value == WHOLE_RANGE.get(key)
+        if value is not None and not is_whole:
             raise RivalError(
                 f"{name} carries {what}: invert with a plain prompt and use it on the sampler "
                 "instead"
             )
+    if is_number(options.get("strength")) and options["strength"] == 0:
+        raise RivalError(f"{name} has the strength 0, so it says nothing: invert with strength 1")
     if not host.are_loras(conditioning):
         raise RivalError(
             f"{name} carries hooks that are no LoRA: invert without them and use them on the "
@@ -128,13 +134,8 @@ def one_row(entry: Any, name: str) -> None:
             )
 
 
-def foreign_chain(chain: Chain) -> None:
-    """Raises unless a chain from elsewhere is one that RIVAL Invert might have made."""
-    for name in ("positive", "negative"):
-        if getattr(chain, name) is not None:
-            whole_conditioning(getattr(chain, name), name)
-    if not host.is_fingerprint(chain.weights):
-        raise RivalError("the file does not say which weights it is for: save the chain anew")
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def unpatched(model) -> None:
@@ -171,9 +172,9 @@ def same_weights(chain: Chain, model) -> list[str]:
     ]
 
 
-def same_model(chain: Chain, card: ModelCard) -> None:
-    """Raises unless the chain comes from a model of the same shape."""
-    ours, theirs = chain.model, card
+def same_model(chain: Chain, model) -> None:
+    """Raises unless the model can be shown the chain: one of the same shape and sampling."""
+    ours, theirs = chain.model, host.model_card(model)
     if ours.family != theirs.family:
         raise RivalError(
             f"the chain was inverted with {ours.family} and this model is {theirs.family}: invert "
@@ -190,3 +191,58 @@ def same_model(chain: Chain, card: ModelCard) -> None:
             f"{len(theirs.layers)}, or of other widths: invert the image with the model that "
             "samples"
         )
+    same_scaling(chain, host.scaling_of(model), chain.top)
+    for name in ("positive", "negative"):
+        if getattr(chain, name) is not None:
+            ((tokens, options),) = getattr(chain, name)
+            same_prompt_shape(name, tokens, options, model)
+
+
+def same_scaling(chain: Chain, scaling: Scaling, sigma: float) -> None:
+    """Raises if the noise at sigma, or the latents between, would be scaled for another model.
+
+    Another sigma_max alone does no harm unless sigma lies between the two.
+    """
+    ours, theirs = chain.scaling, scaling
+    starts = ours.noise_scale(sigma), theirs.noise_scale(sigma)
+    alike = math.isclose(*starts, rel_tol=1e-3) and type(ours) is type(theirs)
+    if not (alike and math.isclose(ours.sigma_data, theirs.sigma_data, rel_tol=1e-3)):
+        raise RivalError(
+            f"the chain was inverted {sampled_as(ours)}, and this model samples "
+            f"{sampled_as(theirs)}: invert with the model that samples, behind the same model "
+            "sampling node if there is one"
+        )
+
+
+def sampled_as(scaling: Scaling) -> str:
+    kind = "as a flow" if isinstance(scaling, FlowScaling) else "as a diffusion"
+    return f"{kind} up to sigma {scaling.sigma_max:.4g}, of sigma_data {scaling.sigma_data:.4g}"
+
+
+def same_prompt_shape(name: str, tokens: Tensor, options: dict, model) -> None:
+    """Raises unless the model takes a prompt's encoding, and what else it reads beside it."""
+    widths = {"text encoding": (tokens.shape[-1], host.text_width(model))}
+    if "unclip_conditioning" not in options:
+        pooled = options.get("pooled_output")
+        found = pooled.shape[-1] if isinstance(pooled, Tensor) and pooled.ndim == 2 else 0
+        widths["pooled text encoding"] = (found, host.pooled_width(model))
+    for what, (found, wanted) in widths.items():
+        if wanted not in (None, found):
+            raise RivalError(
+                f"the chain's {name} has a {what} of {found} numbers and this model reads "
+                f"{wanted}: invert the image with the model that samples"
+            )
+    if host.is_inpainting(model) and "concat_latent_image" not in options:
+        raise RivalError(
+            "the chain was inverted with a model that is not for inpainting, and this one is: "
+            "invert the image with the model that samples"
+        )
+
+
+def finite_images(samples: Tensor) -> list[str]:
+    """A notice if some of the images [B, ...] that came out are NaN or infinite; raises if all."""
+    broken = int((~torch.isfinite(samples.flatten(1)).all(dim=1)).sum())
+    advice = "lower cfg, or run the model in float32 (--force-fp32)"
+    if broken == len(samples):
+        raise RivalError(f"what was sampled is NaN or infinity: {advice}")
+    return [f"{broken} of {len(samples)} images are NaN or infinity: {advice}"] if broken else []

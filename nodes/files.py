@@ -8,7 +8,8 @@ from comfy_api.latest import io, ui
 
 from ..rival_core.chain import Chain
 from ..rival_core.report import summary
-from . import checks, host
+from . import host
+from .foreign import foreign_chain
 from .schema import RivalChain, named, output, schema
 from .start import chain_input
 from .values import refusal
@@ -90,7 +91,7 @@ class RivalLoadChain(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "chain_file",
-                    options=host.chain_names(),
+                    options=host.chain_names() or [host.NONE_YET],  # else it shows "undefined"
                     tooltip="Chains in the input folder and its subfolders, and those saved in "
                     "the output folder. Press R after adding one.",
                 )
@@ -114,7 +115,8 @@ class RivalLoadChain(io.ComfyNode):
     def execute(cls, chain_file) -> io.NodeOutput:
         with named(LOAD):
             chain, preview = host.load_chain(chain_file)
-            checks.foreign_chain(chain)
+            foreign_chain(chain)
+        chain = host.to_intermediate_device(chain)
         text = described(chain)
         logging.info("%s: %s", LOAD, text)
         shown = {} if preview is None else ui.PreviewImage(preview[None] / 255, cls=cls).as_dict()

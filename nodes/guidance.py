@@ -174,7 +174,7 @@ class RivalBlendedGuidance(io.ComfyNode):
     @classmethod
     def check(cls, model, mask, chain) -> None:
         if chain is not None:
-            checks.same_model(chain, host.model_card(model))
+            checks.same_model(chain, model)
         if mask is not None and not (
             mask.ndim == 3 and mask.numel() and torch.isfinite(mask).all()
         ):

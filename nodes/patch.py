@@ -134,7 +134,7 @@ class RivalPatchModel(io.ComfyNode):
         exemplar_keys="all",
     ) -> io.NodeOutput:
         with named(NODE):
-            checks.same_model(chain, host.model_card(model))
+            checks.same_model(chain, model)
             if host.is_flow(model):
                 raise RivalError(
                     "alignment is not supported for models sampled as a flow yet: remove the node "

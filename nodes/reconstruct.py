@@ -71,7 +71,7 @@ class RivalReconstruct(io.ComfyNode):
     @classmethod
     def execute(cls, model, chain, vae=None, image=None) -> io.NodeOutput:
         with named(NODE):
-            checks.same_model(chain, host.model_card(model))
+            checks.same_model(chain, model)
             checks.unpatched(model)
             others = host.kept_out(model.model_options, model.wrappers)
             notices = notify(NODE, [*checks.same_weights(chain, model), *left_out(others)])
@@ -88,6 +88,7 @@ class RivalReconstruct(io.ComfyNode):
                 chain.negative or chain.positive,
                 chain.seed,
             )
+            checks.finite_images(samples)
         exemplar = host.from_model_space(model, chain.clean.to(samples))
         found = [errors(samples, exemplar)]
         lines = [*notices, summary(chain), f"latent: {found[0]}"]

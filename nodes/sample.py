@@ -138,7 +138,7 @@ class RivalKSampler(io.ComfyNode):
         latent=None,
     ) -> io.NodeOutput:
         with named(NODE):
-            checks.same_model(chain, host.model_card(model))
+            checks.same_model(chain, model)
             size, draws = target(latent, chain, batch_size)
             hole = inpainting(model, chain, latent, seed, draws)
             draws_noise = eta > 0 or sampler_name not in host.NOISELESS
@@ -146,6 +146,7 @@ class RivalKSampler(io.ComfyNode):
             other = hole is not None and not hole.is_photo
             sigmas = sigmas_from(chain, denoise, end_at_zero=draws_noise or other)
             top = float(sigmas[0])
+            checks.same_scaling(chain, host.scaling_of(model), top)
             if hole is None:
                 shown = picture(model, chain, latent, top)
                 noise = start_noise(
@@ -163,6 +164,8 @@ class RivalKSampler(io.ComfyNode):
         samples = host.sample(
             model, noise, cfg, sampler, sigmas, scale, positive, negative, seed, hole
         )
+        with named(NODE):
+            notices += notify(NODE, checks.finite_images(samples))
         return output(cls.result(samples, latent, draws), text=notices)
 
     @classmethod

@@ -15,6 +15,7 @@ from .features import (
     weights_key,
 )
 from .files import (
+    NONE_YET,
     chain_file_digest,
     chain_names,
     chain_preview,
@@ -22,6 +23,7 @@ from .files import (
     find_chain,
     load_chain,
     save_chain,
+    to_intermediate_device,
 )
 from .hooks import (
     Enough,
@@ -41,8 +43,10 @@ from .models import (
     is_inpainting,
     latent_channels,
     model_card,
+    pooled_width,
     scaling_of,
     scheduler_sigmas,
+    text_width,
     timesteps_of,
     to_model_space,
 )
@@ -67,6 +71,7 @@ from .weights import is_fingerprint, weights_differ, weights_fingerprint
 __all__ = [
     "FAMILIES",
     "NOISELESS",
+    "NONE_YET",
     "SAMPLERS",
     "SCHEDULERS",
     "Enough",
@@ -104,6 +109,7 @@ __all__ = [
     "out_of_memory",
     "partial_noise_sampler",
     "picture_of",
+    "pooled_width",
     "probe",
     "register_loras",
     "room_for_features",
@@ -118,7 +124,9 @@ __all__ = [
     "set_apart",
     "set_wrappers",
     "stop_if_interrupted",
+    "text_width",
     "timesteps_of",
+    "to_intermediate_device",
     "to_model_space",
     "to_pillow",
     "token_ids",

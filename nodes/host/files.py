@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
+import unicodedata
+from pathlib import Path, PureWindowsPath
 
 import comfy.model_management
 import folder_paths
@@ -13,11 +14,15 @@ from torch import Tensor
 from ...rival_core import chain_file
 from ...rival_core.chain import Chain
 from ...rival_core.chain_file import Saved, thumbnail
-from ...rival_core.errors import RivalError
+from ...rival_core.errors import RivalError, shown
+from ...rival_core.whole_file import advice
 from .previews import latent_format, picture_of
 
 SUFFIX = ".safetensors"
 DOWNSCALE = 8  # image pixels a latent pixel, in every family served
+NONE_YET = "(none yet: save or upload a chain)"  # shown while there is none; no file's name
+MOST_NAME, MOST_PATH = 255, 4096  # bytes that file systems take
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, half ones, line breaks
 
 
 def chain_names() -> list[str]:
@@ -44,36 +49,76 @@ def chains_in(root: str) -> list[str]:
 
 def find_chain(name: str) -> Path:
     """The file that a name of `chain_names`, or any other in those folders, stands for."""
-    plain, root = folder_paths.annotated_filepath(name)
+    if name == NONE_YET:
+        raise RivalError(
+            "no chain is chosen: save one with RIVAL Save Chain or upload one, and choose it"
+        )
+    plain, root = folder_paths.annotated_filepath(name) if isinstance(name, str) else (name, None)
+    check_name("chain_file", plain)
     roots = [folder_paths.get_input_directory(), folder_paths.get_output_directory()]
     path = Path(root or roots[0], plain)
     if (root or roots[0]) not in roots or not is_inside(path, root or roots[0]):
         raise RivalError(
-            f"the file {name!r} is outside the input and output folders: choose one from the list"
+            f"the file {shown(name)} is outside the input and output folders: choose one from the "
+            "list"
         )
-    if not path.is_file():
+    if not is_file(path):
         raise RivalError(
-            f"the file {name!r} is not there: choose one from the list, or put it into the input "
-            "folder"
+            f"the file {shown(name)} is not there: choose one from the list, or put it into the "
+            "input folder"
         )
     return path
 
 
+def check_name(widget: str, name: str, added: int = 0) -> None:
+    """Raises unless a widget's value can be a file's name, or its path in a folder.
+
+    added: bytes that the file's name is longer.
+    """
+    if not isinstance(name, str):
+        raise RivalError(f"{widget} is {shown(name)}, which is no text: give a file's name")
+    try:
+        sizes = [len(os.fsencode(part)) for part in name.replace(os.sep, "/").split("/")]
+    except UnicodeEncodeError:
+        raise RivalError(
+            f"{widget} is {shown(name)}, which has half a character in it: give another name"
+        ) from None
+    if max(*sizes, sizes[-1] + added) > MOST_NAME or sum(sizes) + len(sizes) > MOST_PATH:
+        raise RivalError(f"{widget} is too long ({shown(name)}): choose a shorter name")
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a path, a folder that may not be read, a zero byte
+        return False
+
+
 def load_chain(name: str) -> Saved:
-    """RivalError says why a file is no chain, or none of this ComfyUI's models."""
-    saved = chain_file.load(find_chain(name), comfy.model_management.intermediate_device())
+    """On the CPU. RivalError says why a file is no chain, or none of this ComfyUI's models."""
+    saved = chain_file.load(find_chain(name))
     channels = getattr(latent_format(saved.chain.model.latent_format), "latent_channels", None)
     if channels not in (None, saved.chain.latents.shape[1]):
-        raise RivalError(f"{name!r} has latents of another shape than its model: save it anew")
+        raise RivalError(
+            f"{shown(name)} has latents of another shape than its model: save it anew"
+        )
     return saved
 
 
+def to_intermediate_device(chain: Chain) -> Chain:
+    """A loaded chain, where RIVAL Invert would have left it."""
+    return chain_file.moved(chain, comfy.model_management.intermediate_device())
+
+
 def chain_file_digest(name: str) -> str:
-    """Of a chain file's content."""
+    """Of a chain file's content; of one that cannot be read, why not."""
     digest = hashlib.sha256()
-    with open(find_chain(name), "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with open(find_chain(name), "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (OSError, RivalError) as error:
+        return str(error)
     return digest.hexdigest()
 
 
@@ -87,31 +132,45 @@ def save_chain(chain: Chain, prefix: str, preview: Tensor | None) -> tuple[str, 
             prefix, root, width, height
         )
     except OSError as error:
+        said = advice(error, Path(root, prefix).parent)
         raise RivalError(
-            f"filename_prefix is {prefix!r}, where no file can be made ({error.strerror}): choose "
-            "another"
+            f"filename_prefix is {shown(prefix)}, where no file can be made {said}"
         ) from error
     except Exception as error:  # newer hosts' own refusal, which has no type
         raise outside(prefix) from error
-    path = Path(folder, f"{name}_{counter:05}_{SUFFIX}")
-    if not is_inside(path, root):  # a date in the prefix may have named a link
-        raise outside(prefix)
-    chain_file.save(chain, path, preview)
-    return path.name, subfolder
+    while True:
+        path = Path(folder, f"{name}_{counter:05}_{SUFFIX}")
+        if not is_inside(path, root):  # a date in the prefix may have named a link
+            raise outside(prefix)
+        try:
+            if not os.path.lexists(path):
+                chain_file.save(chain, path, preview)
+                return path.name, subfolder
+        except chain_file.Taken:  # by another run, in the meantime
+            pass
+        counter += 1
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises unless files of this prefix lie in the output folder."""
+    """Raises unless files of this prefix lie in the output folder, under a name of their own."""
+    check_name("filename_prefix", prefix, added=len(f"_00001_{SUFFIX}"))
     root = folder_paths.get_output_directory()
     path = Path(root, prefix)
-    if not (is_inside(path, root) and is_inside(path.parent, root)):
+    is_name = os.path.basename(os.path.normpath(prefix)) not in ("", ".", "..")
+    on_a_drive = bool(PureWindowsPath(prefix).drive)
+    if on_a_drive or not (is_name and is_inside(path, root) and is_inside(path.parent, root)):
         raise outside(prefix)
+    if any(unicodedata.category(letter) in UNPRINTABLE for letter in prefix):
+        raise RivalError(
+            f"filename_prefix is {shown(prefix)}, which has a line break or another character in "
+            "it that no name should have: remove it"
+        )
 
 
 def outside(prefix: str) -> RivalError:
     return RivalError(
-        f"filename_prefix is {prefix!r}, outside the output folder: give a name, or "
-        "subfolder/name, in it"
+        f"filename_prefix is {shown(prefix)}, outside the output folder or no name in it: give a "
+        "name, or subfolder/name"
     )
 
 

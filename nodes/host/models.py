@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_base
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -83,6 +84,19 @@ def self_attention_layers(unet: UNetModel) -> tuple:
 
 def latent_channels(model: ModelPatcher) -> int:
     return model.get_model_object("latent_format").latent_channels
+
+
+def text_width(model: ModelPatcher) -> int | None:
+    """The width of the text encoding that the UNet reads; None if it does not say."""
+    return model.model.model_config.unet_config.get("context_dim")
+
+
+def pooled_width(model: ModelPatcher) -> int | None:
+    """The width of the pooled text encoding beside it; None if none is read."""
+    for kind, sizes in ((comfy.model_base.SDXL, 6), (comfy.model_base.SDXLRefiner, 5)):
+        if isinstance(model.model, kind):
+            return model.model.adm_channels - 256 * sizes  # each size is embedded in 256 numbers
+    return None
 
 
 def is_flow(model: ModelPatcher) -> bool:

@@ -6,6 +6,7 @@ import { setValue, widgetOf } from "./widgets.js";
 
 const NODE = "RivalLoadChain";
 const KIND = ".safetensors";
+const NONE_YET = "(none yet: save or upload a chain)"; // the server's only entry while there is none
 
 /** Puts a file into the input folder; returns the name that the node knows it by. */
 async function upload(file) {
@@ -22,6 +23,7 @@ async function uploadInto(node, file) {
     const name = await upload(file);
     const { values } = widgetOf(node, "chain_file").options;
     if (Array.isArray(values) && !values.includes(name)) values.push(name);
+    if (values?.[0] === NONE_YET) values.shift();
     setValue(app, node, "chain_file", name);
     app.graph.setDirtyCanvas(true, true);
   } catch (error) {
@@ -52,9 +54,19 @@ function addUpload(node) {
   };
 }
 
+/** Takes the first chain once there is one, where none could be chosen before. */
+function chooseFirst(node) {
+  const widget = widgetOf(node, "chain_file");
+  const [first] = widget.options.values;
+  if (widget.value === NONE_YET && first !== NONE_YET) setValue(app, node, "chain_file", first);
+}
+
 app.registerExtension({
   name: "rival.load_chain",
   nodeCreated(node) {
     if (node.comfyClass === NODE) addUpload(node);
+  },
+  refreshComboInNodes() {
+    app.graph.nodes.filter((node) => node.comfyClass === NODE).forEach(chooseFirst);
   },
 });
