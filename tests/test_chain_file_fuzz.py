@@ -6,7 +6,9 @@ import random
 import time
 import tracemalloc
 
+import pytest
 import torch
+from campaign import files
 from chain_files import Parts, count_empty, sound_file
 from comfyui_rival.rival_core.chain_file import load
 from comfyui_rival.rival_core.errors import RivalError
@@ -106,3 +108,12 @@ def use(chain, preview) -> None:
     assert chain.falling_sigmas(True)[0] == chain.top
     assert isinstance(chain.positive[0][1], dict)
     assert preview is None or preview.dtype == torch.uint8
+
+
+@pytest.mark.host
+def test_what_is_spoilt_in_its_structure_and_signed_anew_is_refused_or_works():
+    """Whatever loads is patched, sampled, reconstructed and reported."""
+    found = files.run(count=150, seed=0)
+    assert found.pop("faults") == []
+    assert all(found[outcome] > 0 for outcome in ("refused at load", "refused at use", "sampled"))
+    assert sum(found.values()) == 150 and found["sampled"] > 20

@@ -290,10 +290,3 @@ def test_a_schedule_of_another_pack_is_saved_and_loaded(load, folder):
         chain_file.save(chain, path := folder / "given.safetensors")
         assert RivalLoadChain.execute(path.name).args[0].schedule == wanted
         path.unlink()
-
-
-def test_what_was_spoilt_and_signed_is_refused_or_works():
-    found = files.run(count=150, seed=0)
-    assert found.pop("faults") == []
-    assert all(found[outcome] > 0 for outcome in ("refused at load", "refused at use", "sampled"))
-    assert sum(found.values()) == 150 and found["sampled"] > 20

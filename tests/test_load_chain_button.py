@@ -8,6 +8,12 @@ from test_files_api import listed, saving
 pytestmark = pytest.mark.host
 
 NODE = "RivalLoadChain"
+NONE_YET = "(none yet: save or upload a chain)"
+EMPTY = """(none) => {
+    const widget = app.graph.nodes[0].widgets[0];
+    widget.options.values = [none];
+    widget.value = none;
+}"""  # as on a server without a chain
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +46,19 @@ def test_the_chosen_file_is_uploaded_and_selected(editor, server, chain, request
     assert editor.node(NODE)["widgets_values"] == [name]
     (node,) = editor.prompt().values()
     assert node["inputs"].keys() == {"chain_file"}
+
+
+def test_the_entry_for_no_chain_goes_with_the_first_chain(editor, chain):
+    value = "app.graph.nodes[0].widgets[0].value"
+    editor.page.evaluate(EMPTY, NONE_YET)
+    upload(editor, "first.safetensors", chain)
+    editor.page.wait_for_function(f"() => {value}.startsWith('first')")
+    offered = editor.page.evaluate("() => app.graph.nodes[0].widgets[0].options.values")
+    assert offered == [editor.widgets(NODE)["chain_file"]]
+
+    editor.page.evaluate(EMPTY, NONE_YET)
+    editor.page.evaluate("() => app.refreshComboInNodes()")  # R
+    editor.page.wait_for_function(f"() => {value} !== '{NONE_YET}'")
 
 
 def test_a_dropped_file_is_uploaded_and_others_are_left_alone(editor, server, chain):
