@@ -63,7 +63,10 @@ class Errors(NamedTuple):
 
 def errors(x: Tensor, reference: Tensor, peak: float | None = None) -> Errors:
     """x against a reference of the same shape; the peak is the reference's range by default."""
-    mse = float((x - reference).square().mean())
+    x, reference = x.cpu().double(), reference.cpu().double()  # squares of large numbers, too
+    mse, power = (float(t.square().mean()) for t in (x - reference, reference))
     peak = float(reference.max() - reference.min()) if peak is None else peak
-    psnr = 10 * math.log10(peak**2 / mse) if mse > 0 else math.inf
-    return Errors(mse, mse / float(reference.square().mean()), psnr)
+    relative = mse / power if power > 0 else math.inf if mse > 0 else 0.0
+    if mse == 0 or peak == 0:  # no error, or a reference without any range
+        return Errors(mse, relative, math.inf if mse == 0 else -math.inf)
+    return Errors(mse, relative, 10 * math.log10(peak**2 / mse))

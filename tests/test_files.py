@@ -251,11 +251,14 @@ def test_the_page_knows_that_entry():
     assert f'const NONE_YET = "{host.NONE_YET}";' in script.read_text(encoding="utf-8")
 
 
-def test_another_run_may_take_the_number_first(folders, monkeypatch):
+@pytest.mark.parametrize("at_the_last_moment", [False, True])
+def test_another_run_may_take_the_number_first(folders, monkeypatch, at_the_last_moment):
     import folder_paths
 
     place = str(folders / "output"), "x", 1, "", "x"
     monkeypatch.setattr(folder_paths, "get_save_image_path", lambda *_: place)
+    if at_the_last_moment:  # it was not there when this one looked
+        monkeypatch.setattr(os.path, "lexists", lambda path: False)
     assert [save(chain_of(), "x") for _ in range(3)] == [
         f"x_0000{n}_.safetensors [output]" for n in (1, 2, 3)
     ]

@@ -272,6 +272,16 @@ def test_a_prompt_that_says_nothing_is_not_inverted():
         graph.invert(model, tiny.latent(0, size=8), [[tokens, {**options, "strength": 0.0}]])
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_photo_of_one_colour_is_reconstructed(load, value):
+    """It has no range to measure an error by, and black not even a size."""
+    from comfyui_rival.nodes import RivalReconstruct
+
+    chain = load(tensor("latents", lambda x: torch.full_like(x, value)))
+    _, relative, psnr, _ = RivalReconstruct.execute(files.model_of("sd15")[0], chain).args
+    assert psnr == -math.inf and (relative == math.inf) == (value == 0)
+
+
 def test_a_report_of_residuals_that_are_none(load):
     """Of a chain in the graph; no file holds them."""
     from comfyui_rival.nodes import RivalChainReport

@@ -91,9 +91,11 @@ def no_links(monkeypatch):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_of_savers_of_one_name_one_wins_and_none_overwrites(tmp_path, request, links):
+def test_of_savers_of_one_name_one_wins_and_none_overwrites(tmp_path, request, monkeypatch, links):
     if not links:
         request.getfixturevalue("no_links")
+        look = os.path.lexists
+        monkeypatch.setattr(os.path, "lexists", lambda path: (look(path), time.sleep(0.02))[0])
     path, outcomes = tmp_path / "raced.safetensors", []
     chains = [make_chain(cfg=float(i)) for i in range(6)]
     barrier = threading.Barrier(len(chains))
