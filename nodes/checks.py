@@ -197,6 +197,8 @@ def same_model(chain: Chain, model) -> None:
         if getattr(chain, name) is not None:
             ((tokens, options),) = getattr(chain, name)
             same_prompt_shape(name, tokens, options, model)
+            if host.is_inpainting(model):
+                shows_itself(options, tuple(chain.latents.shape[2:]))
 
 
 def same_scaling(chain: Chain, scaling: Scaling, sigma: float) -> None:
@@ -233,10 +235,15 @@ def same_prompt_shape(name: str, tokens: Tensor, options: dict, model) -> None:
                 f"the chain's {name} has a {what} of {found} numbers and this model reads "
                 f"{wanted}: invert the image with the model that samples"
             )
-    if host.is_inpainting(model) and "concat_latent_image" not in options:
+
+
+def shows_itself(options: dict, size: tuple[int, int]) -> None:
+    """Raises unless a prompt shows an inpainting model the exemplar, as RIVAL Invert lets it."""
+    shown = [options.get(key) for key in ("concat_latent_image", "concat_mask")]
+    if any(image is None or tuple(image.shape[-2:]) != size for image in shown):
         raise RivalError(
-            "the chain was inverted with a model that is not for inpainting, and this one is: "
-            "invert the image with the model that samples"
+            "this model is for inpainting, and the chain was inverted with one that is not, or "
+            "with another image beside it: invert the image with the model that samples"
         )
 
 

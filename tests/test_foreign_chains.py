@@ -229,8 +229,14 @@ def test_other_ways_to_sample_the_same_scaling_stay_legal(one, other):
 
 def test_an_inpainting_model_needs_a_chain_of_its_own_kind(load):
     model, *_ = files.model_of("sd15_inpaint")
-    with refuses("RIVAL Patch Model", "not for inpainting, and this one is"):
-        graph.patch(model, load())
+    changes = [
+        ("sd15", lambda opened: None),
+        ("sd15_inpaint", option("concat_latent_image", torch.zeros(1, 4, 1, 4))),
+        ("sd15_inpaint", option("concat_mask", torch.ones(1, 1, 1, 4))),
+    ]
+    for family, change in changes:
+        with refuses("RIVAL Patch Model", "this model is for inpainting"):
+            graph.patch(model, load(change, family))
     chain, (plain, *_) = load(family="sd15_inpaint"), files.model_of("sd15")
     graph.patch(plain, chain)
 
