@@ -1,4 +1,4 @@
-"""Names that RIVAL Save Chain and RIVAL Load Chain are given, and the numbers and list they make."""
+"""Names that the nodes for files are given, and the list and numbers that they make."""
 
 from __future__ import annotations
 
