@@ -27,11 +27,11 @@ PARTIAL = {
     "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
 }
-# Options with a row for each prompt, or image, of a batch.
-WITH_ROWS = (
-    *("pooled_output", "concat_latent_image", "concat_image", "concat_mask"),
-    "cross_attn_controlnet",
-)
+# Options with a row for each prompt, or image, of a batch, and their least dimensions then.
+WITH_ROWS = {
+    **{"pooled_output": 2, "cross_attn_controlnet": 3},
+    **{"concat_latent_image": 4, "concat_image": 4, "concat_mask": 3},
+}
 WHOLE_RANGE = {
     "start_percent": 0.0,
     "end_percent": 1.0,
@@ -127,8 +127,9 @@ def whole_conditioning(conditioning: Any, name: str) -> Any:
 def one_row(entry: Any, name: str) -> None:
     """Raises if a conditioning entry holds several prompts, or what belongs to several images."""
     tokens, options = entry
-    for key, value in (("the tokens", tokens), *((key, options.get(key)) for key in WITH_ROWS)):
-        if isinstance(value, Tensor) and value.ndim > 1 and len(value) != 1:
+    found = {"the tokens": (tokens, 2), **{k: (options.get(k), n) for k, n in WITH_ROWS.items()}}
+    for key, (value, dimensions) in found.items():
+        if isinstance(value, Tensor) and value.ndim >= dimensions and len(value) != 1:
             raise RivalError(
                 f"{name} holds {len(value)} prompts in one entry ({key}): an exemplar has one "
                 "prompt, so connect a single CLIP Text Encode of a single text"

@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..rival_core.chain import Chain
-from ..rival_core.errors import RivalError
-from ..rival_core.values import choice, flag, number, shown, text, whole_number
+from ..rival_core.errors import RivalError, shown
+from ..rival_core.values import choice, flag, number, text, whole_number
 from .schema import named
 
 Rule = Callable[..., Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from numbers import Real
 from typing import Any
 
 MOST_SHOWN = 100  # characters
@@ -19,5 +20,7 @@ _brief.maxstring = _brief.maxother = _brief.maxlong = MOST_SHOWN
 
 def shown(value: Any) -> str:
     """A value of any type as a sentence repeats it: one line of at most MOST_SHOWN characters."""
-    text = re.sub(r"\s*\n\s*", " ", _brief.repr(value))  # a tensor's has several lines
+    if not isinstance(value, str | bool | Real | list | tuple | dict | None):
+        return f"a {type(value).__name__}"
+    text = re.sub(r"\s*\n\s*", " ", _brief.repr(value))  # of a tensor inside it
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."

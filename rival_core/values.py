@@ -8,9 +8,7 @@ from numbers import Real
 from operator import index
 from typing import Any
 
-from .errors import RivalError
-
-MOST_CHARACTERS = 60  # of a value, or of all choices, in a sentence
+from .errors import MOST_SHOWN, RivalError, shown
 
 
 def choice(name: str, value: Any, among: Iterable[str]) -> str:
@@ -20,7 +18,7 @@ def choice(name: str, value: Any, among: Iterable[str]) -> str:
         named = ", ".join(words)
         raise RivalError(
             f"{name} is {shown(value)}: choose one of "
-            f"{named if len(named) <= MOST_CHARACTERS else f'the {len(words)} in its list'}"
+            f"{named if len(named) <= MOST_SHOWN else f'the {len(words)} in its list'}"
         )
     return value
 
@@ -67,11 +65,3 @@ def in_range(least: float | None, most: float | None) -> str:
     if least is None or most is None:
         return "" if least is None else f"{least:g} or more"
     return f"{least} to {most}" if isinstance(most, int) else f"{least:g} to {most:g}"
-
-
-def shown(value: Any) -> str:
-    """A value as a sentence can hold it: short, and on one line."""
-    if not isinstance(value, str | bool | Real | None):
-        return f"a {type(value).__name__}"
-    written = repr(value)
-    return written if len(written) <= MOST_CHARACTERS else f"{written[:MOST_CHARACTERS]}..."

@@ -244,13 +244,13 @@ def test_an_inpainting_model_needs_a_chain_of_its_own_kind(load):
 def broken(model, rows: slice):
     """The model, whose prediction is NaN for some of the rows."""
 
-    def wrapper(apply_model, args):
-        denoised = apply_model(args["input"], args["timestep"], **args["c"])
+    def post_cfg(args):
+        denoised = args["denoised"].clone()
         denoised[rows] = math.nan
         return denoised
 
     model = model.clone()
-    model.set_model_unet_function_wrapper(wrapper)
+    model.set_model_sampler_post_cfg_function(post_cfg)
     return model
 
 

@@ -31,6 +31,7 @@ QUEUED = {
 RUN = {
     "nodes/alignment.py": "how another sampler calls the model",
     "nodes/checks.py": "what latents, prompts, masks and models hold",
+    "nodes/foreign.py": "what a file holds",
     "nodes/guidance.py check": "what the mask holds",
     "nodes/guidance.py find_words": "the text encoder's tokens",
     "nodes/handover.py something_reads": "the model's sampling",
