@@ -1,0 +1,138 @@
+"""The user's interrupt, wherever the host looks for one, and at every line of a file's writing."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+
+from . import executing, scenes, watching
+
+FAMILIES = {"sd15"}
+WRITERS = ("chain_file.py", "tensor_file.py", "conditioning_file.py")
+
+
+@contextmanager
+def asked_at(number: int | None) -> Iterator[list]:
+    """A list with an entry for every time that the host looks; it is interrupted at one of them.
+
+    The places are those of a user: before each node, at each model call's end, in a decode.
+    """
+    import comfy.model_management as management
+
+    looks, original = [], management.throw_exception_if_processing_interrupted
+
+    def looked():
+        looks.append(None)
+        if len(looks) == number:
+            management.interrupt_current_processing(True)
+        original()
+
+    management.throw_exception_if_processing_interrupted = looked
+    try:
+        yield looks
+    finally:
+        management.throw_exception_if_processing_interrupted = original
+
+
+@contextmanager
+def stopped_at_line(number: int | None) -> Iterator[list]:
+    """A list with an entry for every line that writes a file; the run is stopped before one."""
+    import comfy.model_management as management
+
+    lines = []
+
+    def line(frame, event, _):
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == number:
+                raise management.InterruptProcessingException
+        return line
+
+    def call(frame, *_):
+        return line if Path(frame.f_code.co_filename).name in WRITERS else None
+
+    sys.settrace(call)
+    try:
+        yield lines
+    finally:
+        sys.settrace(None)
+
+
+class Scene:
+    """One graph, how often it can be stopped in which way, and what it gives if it is not."""
+
+    def __init__(self, name: str, stop, executor: executing.Executor):
+        self.name, self.stop, self.prompt = name, stop, scenes.SCENES[name]()
+        executor.forget()
+        with stop(None) as places:
+            self.expected = executor.run(self.prompt)
+        self.places = len(places)
+        assert self.expected.kind == "ran", f"{name}: {self.expected}"
+
+    def interrupted(self, place: int, executor: executing.Executor) -> tuple[str, list[str]]:
+        """Stops a run at this place, runs it anew, and tells what is wrong."""
+        executor.forget()
+        with self.stop(place) as places:
+            outcome = executor.run(self.prompt)
+        if outcome.kind != "interrupted":
+            return "not interrupted", [f"{self.name}: not interrupted: {outcome}"]
+        late = len(places) - place
+        found = [f"{late} looks later"] if late else []
+        again = executor.run(self.prompt)
+        if again.kind != "ran":
+            found.append(f"the next run {again}")
+        elif not same({**outcome.samples, **again.samples}, self.expected.samples):
+            found.append("the next run gives another latent")
+        return f"interrupted in {self.name}", [*found, *broken_files()]
+
+
+def run(count: int, seed: int) -> dict:
+    """count: how many of all places, from number `seed` on; 0 means all of them."""
+    outcomes, faults = Counter(), []
+    with executing.executor() as executor, watching.watch() as watch:
+        watch.begin(FAMILIES)
+        found = [Scene(name, asked_at, executor) for name in scenes.SCENES]
+        found.append(Scene("Save Chain", stopped_at_line, executor))
+        every = places(found)
+        for number in range(seed, seed + (min(count, len(every)) or len(every))):
+            scene, place = every[number % len(every)]
+            outcome, wrong = scene.interrupted(place, executor)
+            outcomes[outcome] += 1
+            replay = f"python tests/campaign interrupts --count 1 --seed {number}"
+            where = f"{scene.name}, place {place} of {scene.places}"
+            wrong += watch.faults(FAMILIES)
+            faults += [f"{where}: {fault}\n    {replay}" for fault in wrong]
+    return {**outcomes, "places": len(every), "faults": faults}
+
+
+def places(found: list[Scene]) -> list[tuple[Scene, int]]:
+    """The first place of every scene, then the second of every scene that has one, and so on."""
+    rows = zip_longest(*([(scene, i + 1) for i in range(scene.places)] for scene in found))
+    return [place for row in rows for place in row if place is not None]
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(a, b) for key in one for a, b in zip(one[key], other[key]))
+
+
+def broken_files() -> list[str]:
+    """Chains in RIVAL Load Chain's list that are not whole; the folder is emptied."""
+    import folder_paths
+    from comfyui_rival.nodes import host
+
+    found = []
+    for name in host.chain_names():
+        try:
+            host.load_chain(name)
+        except Exception as error:
+            found.append(f"a broken file is listed: {error}")
+    for path in Path(folder_paths.get_output_directory(), "scene").glob("*"):
+        path.unlink()
+    return found
