@@ -90,7 +90,7 @@ def running(host, python: Path, base_dir: Path, extra_args: Sequence[str] = (),
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=base_dir, stdout=stream, stderr=stream,
                                    start_new_session=True)
-    client = Client(f"127.0.0.1:{port}")
+    client = Client(f"127.0.0.1:{port}", process.pid)
     try:
         _wait_until_up(client, process, log, timeout)
         client.listen()
@@ -120,8 +120,8 @@ def prepare(base_dir: Path, pack_name: str) -> None:
 class Client:
     """One websocket session with a server; prompts are run one after the other."""
 
-    def __init__(self, address: str):
-        self.address = address
+    def __init__(self, address: str, pid: int | None = None):
+        self.address, self.pid = address, pid  # the server's
         self.client_id = uuid.uuid4().hex
         self._events: queue.Queue = queue.Queue()
 
