@@ -8,7 +8,7 @@ from collections import Counter
 
 from . import bypassing, executing, growing, stand_ins, watching
 
-FAMILIES = ("sd15",) * 12 + stand_ins.FAMILIES
+FAMILIES = ("sd15",) * 20 + stand_ins.FAMILIES
 CHAIN = "campaign"  # the file that graphs may load
 
 
@@ -37,24 +37,24 @@ def judged(prompt: dict, executor: executing.Executor) -> tuple[str, list[str]]:
     if outcome.kind in ("invalid", "refused"):
         return outcome.kind, []
     if outcome.kind == "failed":
-        executor.forget()
-        without = executor.run(bypassing.bypassed(prompt))
-        is_hosts = without.kind == "failed" and same_place(outcome, without)
-        return ("fails without the pack, too", []) if is_hosts else ("failed", [str(outcome)])
+        without = bypass(prompt, executor)
+        if without.kind == "failed":
+            return "fails without the pack, too", []
+        return "failed", [f"{outcome}; without the pack {without}"]
     if all(samples.isfinite().all() for kept in outcome.samples.values() for samples in kept):
         return "ran", []
     if any("RIVAL" in line for line in outcome.log):
         return "ran to NaN with a word", []
-    executor.forget()
-    without = executor.run(bypassing.bypassed(prompt))
+    without = bypass(prompt, executor)
     sound = all(s.isfinite().all() for kept in without.samples.values() for s in kept)
     if without.kind == "ran" and sound:
         return "ran to NaN", ["NaN without a word, which it is not without the pack"]
     return "NaN without the pack, too", []
 
 
-def same_place(one: executing.Outcome, other: executing.Outcome) -> bool:
-    return one.error == other.error and one.traceback[-1:] == other.traceback[-1:]
+def bypass(prompt: dict, executor: executing.Executor) -> executing.Outcome:
+    executor.forget()
+    return executor.run(bypassing.bypassed(prompt))
 
 
 def save_chain() -> None:

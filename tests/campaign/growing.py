@@ -8,7 +8,7 @@ import random
 PLAIN = "plain MODEL"
 PRODUCERS = {  # what an input asks for: {node or (node, output): how often}; the first is a leaf
     PLAIN: {"CampaignModel": 12, "CampaignLora": 2, "ModelSamplingDiscrete": 1,
-            "ModelSamplingContinuousEDM": 1, "FreeU": 1, "EasyCache": 1, "RivalPatchModel": 1},
+            "ModelSamplingContinuousEDM": 1, "FreeU": 1, "EasyCache": 1, "RivalPatchModel": 0.3},
     "MODEL": {"CampaignModel": 2, "RivalPatchModel": 16, "RivalBlendedGuidance": 4,
               "FreeU": 1, "FreeU_V2": 1, "HyperTile": 1, "TomePatchModel": 1,
               "PerturbedAttentionGuidance": 1, "SelfAttentionGuidance": 1, "RescaleCFG": 1,
@@ -42,7 +42,7 @@ ENDS = ("RivalSaveChain", "RivalChainReport")  # beside what is kept, sometimes
 SHARED = {"CONDITIONING": 0.4, "MODEL": 0.3, "RIVAL_CHAIN": 0.7, "CLIP": 1.0, "VAE": 1.0}
 OPTIONAL = {  # how often an input is connected
     "vae": 0.3, "negative": 0.4, "sigmas": 0.05, "latent": 0.4, "hooks": 0.3, "mask": 0.4,
-    "exemplar_mask": 0.2, "chain": 0.9, "clip": 0.9, ("RivalBlendedGuidance", "mask"): 0.9,
+    "exemplar_mask": 0.2, "chain": 0.97, "clip": 0.97, ("RivalBlendedGuidance", "mask"): 0.97,
 }
 RANGES = {  # narrower than a node's own, to be quick
     "steps": (1, 5), ("RivalInvert", "steps"): (5, 7), "width": (16, 96), "height": (16, 96),
@@ -52,12 +52,12 @@ RANGES = {  # narrower than a node's own, to be quick
     "sigma_max": (20.0, 120.0), "sigma_min": (0.002, 0.1),
 }
 CHOICES = {  # in place of what a widget declares
-    "prompt": ("", *("a red circle",) * 4), "words": ("", "", "circle", "red circle", "a"),
+    "prompt": ("", *("a red circle",) * 12), "words": ("", "", "circle", "red circle", "a"),
     "filename_prefix": ("../chain", *("campaign/chain",) * 9),
     "chain_file": ("missing.safetensors", *("campaign.safetensors",) * 9),
     "schedule": ("sgm_uniform", "karras", "simple", "rival", "rival", "rival"),
-    ("RivalInvert", "cfg"): (2.0, *(1.0,) * 9),
-    "content": ("two", "zeros", "nan", "wide", "small", *("photo",) * 30),
+    ("RivalInvert", "cfg"): (2.0, *(1.0,) * 30),
+    "content": ("two", "zeros", "nan", "wide", "small", *("photo",) * 80),
     ("RivalKSampler", "eta"): (1.0, 0.3, *(0.0,) * 14), "value": (0.0, 0.6, *(1.0,) * 8),
 }
 USUAL = {"STRING": "", "INT": 0, "FLOAT": 0.0, "BOOLEAN": False}
@@ -134,7 +134,7 @@ class Gardener:
     def value(self, name: str, key: str, spec: tuple, depth: int, result: str):
         kind, settings = spec[0], spec[1] if len(spec) > 1 else {}
         asked = ASKS.get((name, key), result if (kind, result) == ("MODEL", PLAIN) else kind)
-        if (name, key) in PINNED and self.rng.random() < 0.97:
+        if (name, key) in PINNED and self.rng.random() < 0.99:
             return self.linked(asked, PINNED[name, key], depth + 1)
         if isinstance(asked, str) and asked in PRODUCERS:
             return self.link(asked, depth + 1)

@@ -92,13 +92,13 @@ class Scene:
         return f"interrupted in {self.name}", [*found, *broken_files()]
 
 
-def run(count: int, seed: int) -> dict:
+def run(count: int, seed: int, by_look=tuple(scenes.SCENES), by_line=("Save Chain",)) -> dict:
     """count: how many of all places, from number `seed` on; 0 means all of them."""
     outcomes, faults = Counter(), []
     with executing.executor() as executor, watching.watch() as watch:
         watch.begin(FAMILIES)
-        found = [Scene(name, asked_at, executor) for name in scenes.SCENES]
-        found.append(Scene("Save Chain", stopped_at_line, executor))
+        found = [Scene(name, asked_at, executor) for name in by_look]
+        found += [Scene(name, stopped_at_line, executor) for name in by_line]
         every = places(found)
         for number in range(seed, seed + (min(count, len(every)) or len(every))):
             scene, place = every[number % len(every)]

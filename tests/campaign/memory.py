@@ -12,6 +12,8 @@ from .interrupts import FAMILIES, same
 
 SCENES = ("Invert anderson", "Patch, RIVAL KSampler", "Patch cached", "Patch int8",
           "handed over", "SamplerCustomAdvanced", "Blended Guidance", "Reconstruct")
+BY_ATTENTION = ("Invert anderson", "Patch, RIVAL KSampler", "Patch cached",
+                "SamplerCustomAdvanced")
 ADVICE = "fewer images"
 
 
@@ -108,12 +110,13 @@ def judged(outcome: executing.Outcome, device: Device, expected) -> tuple[str, l
     return ("advice" if ours else "the host's own error"), []
 
 
-def run(count: int, seed: int) -> dict:
+def run(count: int, seed: int, by_call=SCENES, by_attention=BY_ATTENTION) -> dict:
     """count: how many of all places, from number `seed` on; 0 means all of them."""
     outcomes, faults = Counter(), []
     with executing.executor() as executor, watching.watch() as watch:
         watch.begin(FAMILIES)
-        found = [Scene(name, by, executor) for by in (False, True) for name in SCENES]
+        found = [Scene(name, False, executor) for name in by_call]
+        found += [Scene(name, True, executor) for name in by_attention]
         every = places(found)
         for number in range(seed, seed + (min(count, len(every)) or len(every))):
             scene, place, for_good = every[number % len(every)]
@@ -128,7 +131,12 @@ def run(count: int, seed: int) -> dict:
 
 
 def places(found: list[Scene]) -> list[tuple[Scene, int, bool]]:
-    """The first call of every scene, then the second of every scene, and so on."""
-    rows = zip_longest(*([(scene, i + 1, for_good) for i in range(scene.places)
-                          for for_good in (False, True)] for scene in found))
+    """The first call of every scene, then the second of every scene, and so on.
+
+    Of a call's attention layers for good is what the call's own is: those end once only.
+    """
+    rows = zip_longest(*(
+        [(scene, place, for_good) for place in range(1, scene.places + 1)
+         for for_good in ((False,) if scene.by_attention else (False, True))]
+        for scene in found))
     return [place for row in rows for place in row if place is not None]
