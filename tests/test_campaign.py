@@ -19,28 +19,35 @@ def test_random_graphs():
     assert found["ran"] and found["refused"]
 
 
-def test_every_step_interrupted():
+def test_every_step_of_a_sampler_interrupted():
+    """The graph's last moments: two model calls and the end of each step, and the last node."""
     from campaign import interrupts, scenes
 
-    found = sound(interrupts.run(0, 0, by_look=("Patch cached",), by_line=()))
-    assert found["interrupted in Patch cached"] == found["places"] > 2 * scenes.STEPS
+    scene, last = "Patch, RIVAL KSampler", 3 * scenes.STEPS + 1
+    found = sound(interrupts.run(last, -last, at_moments=(scene,), by_line=()))
+    assert found[f"interrupted in {scene}"] == last < found["places"]
 
 
 def test_a_save_interrupted():
     from campaign import interrupts
 
-    found = sound(interrupts.run(6, 20, by_look=(), by_line=("Save Chain",)))
+    found = sound(interrupts.run(6, 20, at_moments=(), by_line=("Save Chain",)))
     assert found["interrupted in Save Chain"] == 6
 
 
-def test_out_of_memory():
-    from campaign import memory, scenes
+def test_out_of_memory_at_a_model_call():
+    from campaign import memory
 
-    chosen = ("Patch, RIVAL KSampler",)
-    found = sound(memory.run(10, 2 * scenes.STEPS, by_call=chosen, by_attention=()))
-    assert found["tried again"] and found["advice"] and found["the host's own error"]
-    found = sound(memory.run(4, 60, by_call=(), by_attention=chosen))
-    assert found["tried again"] + found["the host's own error"] == 4
+    found = sound(memory.run(8, 12, by_call=("Patch cached",), by_attention=()))
+    assert found["tried again"] == found["advice"] == 2
+    assert found["the host's own error"] == 4
+
+
+def test_out_of_memory_in_attention():
+    from campaign import memory
+
+    found = sound(memory.run(8, 80, by_call=(), by_attention=("Patch, RIVAL KSampler",)))
+    assert found["tried again"] == 4 == found["the host's own error"]
 
 
 def test_two_clients(server, server_folder):

@@ -60,6 +60,7 @@ CHOICES = {  # in place of what a widget declares
     "content": ("two", "zeros", "nan", "wide", "small", *("photo",) * 80),
     ("RivalKSampler", "eta"): (1.0, 0.3, *(0.0,) * 14), "value": (0.0, 0.6, *(1.0,) * 8),
 }
+ENDLESS = "dpm_adaptive"  # takes as many steps as it likes, which are hundreds on random weights
 USUAL = {"STRING": "", "INT": 0, "FLOAT": 0.0, "BOOLEAN": False}
 JUNK = (-1, 0, 2**64, 1e30, math.nan, math.inf, -math.inf, "", "x", "\n", None, True, [], {},
         "a" * 5000)
@@ -149,6 +150,7 @@ class Gardener:
         if options is None and isinstance(kind, (list, tuple)):
             options = kind
         if options or (options := settings.get("options")):
+            options = [option for option in options if option != ENDLESS]
             return rng.choice([settings.get("default", rng.choice(options)), rng.choice(options)])
         if kind == "BOOLEAN":
             return rng.random() < 0.3

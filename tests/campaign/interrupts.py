@@ -1,4 +1,4 @@
-"""The user's interrupt, wherever the host looks for one, and at every line of a file's writing."""
+"""Interrupts at every model call and every step, and at every line that writes a file."""
 
 from __future__ import annotations
 
@@ -11,33 +11,50 @@ from pathlib import Path
 
 import torch
 
-from . import executing, scenes, watching
+from . import executing, scenes, stand_ins, watching
 
 FAMILIES = {"sd15"}
+LATEST = 3  # moments from the asking to the end of a step, where older hosts look
 WRITERS = ("chain_file.py", "tensor_file.py", "conditioning_file.py")
 
 
 @contextmanager
 def asked_at(number: int | None) -> Iterator[list]:
-    """A list with an entry for every time that the host looks; it is interrupted at one of them.
+    """A list with an entry for every moment at which a user may interrupt; at one of them it is.
 
-    The places are those of a user: before each node, at each model call's end, in a decode.
+    The moments are each model call's start, and wherever else the host looks for an interrupt:
+    before a node, at a step's end, in a decode. Newer hosts also look in every layer.
     """
     import comfy.model_management as management
 
-    looks, original = [], management.throw_exception_if_processing_interrupted
+    moments, inside, base = [], [], stand_ins.model("sd15").model
+    looked, call = management.throw_exception_if_processing_interrupted, base._apply_model
 
-    def looked():
-        looks.append(None)
-        if len(looks) == number:
+    def moment():
+        moments.append(None)
+        if len(moments) == number:
             management.interrupt_current_processing(True)
-        original()
 
-    management.throw_exception_if_processing_interrupted = looked
+    def look():
+        if not inside:
+            moment()
+        looked()
+
+    def model_call(*args, **kwargs):
+        moment()
+        inside.append(True)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            inside.pop()
+
+    management.throw_exception_if_processing_interrupted = look
+    base._apply_model = model_call
     try:
-        yield looks
+        yield moments
     finally:
-        management.throw_exception_if_processing_interrupted = original
+        management.throw_exception_if_processing_interrupted = looked
+        del base._apply_model
 
 
 @contextmanager
@@ -83,7 +100,7 @@ class Scene:
         if outcome.kind != "interrupted":
             return "not interrupted", [f"{self.name}: not interrupted: {outcome}"]
         late = len(places) - place
-        found = [f"{late} looks later"] if late else []
+        found = [f"it is interrupted {late} moments later"] if late > LATEST else []
         again = executor.run(self.prompt)
         if again.kind != "ran":
             found.append(f"the next run {again}")
@@ -92,12 +109,12 @@ class Scene:
         return f"interrupted in {self.name}", [*found, *broken_files()]
 
 
-def run(count: int, seed: int, by_look=tuple(scenes.SCENES), by_line=("Save Chain",)) -> dict:
+def run(count: int, seed: int, at_moments=tuple(scenes.SCENES), by_line=("Save Chain",)) -> dict:
     """count: how many of all places, from number `seed` on; 0 means all of them."""
     outcomes, faults = Counter(), []
     with executing.executor() as executor, watching.watch() as watch:
         watch.begin(FAMILIES)
-        found = [Scene(name, asked_at, executor) for name in by_look]
+        found = [Scene(name, asked_at, executor) for name in at_moments]
         found += [Scene(name, stopped_at_line, executor) for name in by_line]
         every = places(found)
         for number in range(seed, seed + (min(count, len(every)) or len(every))):
