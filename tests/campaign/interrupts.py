@@ -97,6 +97,9 @@ class Scene:
         executor.forget()
         with self.stop(place) as places:
             outcome = executor.run(self.prompt)
+        if outcome.kind == "ran" and len(places) < place:  # less was to be loaded than at first
+            right = same(outcome.samples, self.expected.samples)
+            return "over before", [] if right else ["another latent without an interrupt"]
         if outcome.kind != "interrupted":
             return "not interrupted", [f"{self.name}: not interrupted: {outcome}"]
         late = len(places) - place
