@@ -37,6 +37,11 @@ class Outcome:
     samples: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # by the sink's id
     log: list[str] = field(default_factory=list)
 
+    def is_raised_by(self, pack: Path) -> bool:
+        """Whether the last line that ran is one of the pack's nodes or of its core."""
+        own = (f'File "{pack / folder}' for folder in ("nodes", "rival_core"))
+        return bool(self.traceback) and any(path in self.traceback[-1] for path in own)
+
     def __str__(self) -> str:
         place = re.search(r'[^/\\"]+", line \d+', self.traceback[-1]) if self.traceback else None
         where = f" at {place[0]}".replace('",', "") if place else ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 from . import bypassing, executing, growing, stand_ins, watching
 
 FAMILIES = ("sd15",) * 20 + stand_ins.FAMILIES
+PACK = Path(__file__).resolve().parents[2]
 CHAIN = "campaign"  # the file that graphs may load
 
 
@@ -37,6 +39,8 @@ def judged(prompt: dict, executor: executing.Executor) -> tuple[str, list[str]]:
     if outcome.kind in ("invalid", "refused"):
         return outcome.kind, []
     if outcome.kind == "failed":
+        if outcome.is_raised_by(PACK):
+            return "failed", [str(outcome)]
         without = bypass(prompt, executor)
         if without.kind == "failed":
             return "fails without the pack, too", []
@@ -59,8 +63,6 @@ def bypass(prompt: dict, executor: executing.Executor) -> executing.Outcome:
 
 def save_chain() -> None:
     """A chain of the tiny SD1.5 in the input folder."""
-    from pathlib import Path
-
     import folder_paths
     import graph
     from comfyui_rival.rival_core import chain_file
