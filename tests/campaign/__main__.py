@@ -64,11 +64,11 @@ def in_this_process(asked: argparse.Namespace) -> int:
     in_process.register_pack()
     faults = 0
     for kind in asked.kinds or KINDS:
-        began, spent = time.monotonic(), time.process_time()
+        began, spent = time.monotonic(), sum(os.times()[:4])
         count = KINDS[kind] if asked.count is None else asked.count
         found = importlib.import_module(f"campaign.{kind}").run(count, asked.seed)
         faults += len(found["faults"])
-        times = f"{time.monotonic() - began:.0f} s, {time.process_time() - spent:.0f} s of CPU"
+        times = f"{time.monotonic() - began:.0f} s, {sum(os.times()[:4]) - spent:.0f} s of CPU"
         print(table(f"{kind} on ComfyUI {host.version}: {times}", found), flush=True)
     return 1 if faults else 0
 
