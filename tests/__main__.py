@@ -1,8 +1,8 @@
 """`python tests`: from a fresh clone to a tested pack, on every ComfyUI there is.
 
 Finds the hosts, makes the virtual environment, checks the style with ruff, then runs pytest once:
-each host gets a worker of its own, and every worker runs every test that needs a host; the others
-run on one of them. Further arguments go to pytest: `python tests -k parity -x`.
+each host gets a worker of its own, and every worker runs every test that depends on its host; the
+others run on one of them. Further arguments go to pytest: `python tests -k parity -x`.
 """
 
 from __future__ import annotations

@@ -41,13 +41,13 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    kept = [item for item in items if item.get_closest_marker("host") or _is_ours(item)]
+    kept = [item for item in items if _is_for_every_host(item) or _is_ours(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
     if config.rival_host is None:
         skip = pytest.mark.skip(reason="no ComfyUI was found")
         for item in items:
-            if item.get_closest_marker("host"):
+            if item.get_closest_marker("host") or item.get_closest_marker("any_host"):
                 item.add_marker(skip)
 
 
@@ -68,8 +68,23 @@ def host(pytestconfig) -> hosts.Host:
     return pytestconfig.rival_host
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """A new folder that all workers of this run see: for what is dear and the same on every host.
+
+    Made in it with generated.once, by whichever worker needs it first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def _is_for_every_host(item) -> bool:
+    """Also in a file whose tests are all marked `host`, a single one can be `any_host`."""
+    return bool(item.get_closest_marker("host")) and not item.get_closest_marker("any_host")
+
+
 def _is_ours(item) -> bool:
-    """Whether this worker runs a test that needs no host: each file's are run by one of them."""
+    """Whether this worker runs a test that one host or none is enough for, as those of its file."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     return zlib.crc32(item.path.name.encode()) % count == int(worker)

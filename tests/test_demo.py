@@ -9,7 +9,10 @@ import signal
 import struct
 import subprocess
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
+import generated
 import pytest
 from serving import REPO
 
@@ -26,13 +29,14 @@ def command(*arguments) -> list[str]:
     return [sys.executable, str(DEMO), *map(str, arguments)]
 
 
-def demo(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
+def demo(*arguments, **options) -> subprocess.CompletedProcess:
+    asked = {"capture_output": True, "text": True, "timeout": 240, **options}
+    return subprocess.run(command(*arguments), **asked)
 
 
-def refusal(*arguments) -> str:
+def refusal(*arguments, **options) -> str:
     """The one sentence of a run that cannot work."""
-    result = demo(*arguments)
+    result = demo(*arguments, **options)
     assert result.returncode == 1
     assert TRACE not in result.stdout + result.stderr
     lines = result.stderr.strip().splitlines()
@@ -40,16 +44,47 @@ def refusal(*arguments) -> str:
     return lines[0]
 
 
-def runs(engine: str, folder, *settings) -> subprocess.CompletedProcess:
-    """The demo by this engine; with a host the one that these tests run on."""
-    return demo("--engine", engine, "--output", folder, "--steps", 5, *settings)
+class Run(NamedTuple):
+    """A run of the demo that is over: how it ended, and what it left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    output: str  # the folder that it was told to write to
+    folder: Path  # and where that is now
 
 
-@pytest.fixture(scope="module", params=[pytest.param("comfyui", marks=pytest.mark.host), DIFFUSERS])
-def scenes(request, tmp_path_factory):
-    """The run without options, but short: (the process, its output folder, the engine)."""
-    folder = tmp_path_factory.mktemp(request.param)
-    return runs(request.param, folder, "--variations", 2), folder, request.param
+def run(folder: Path, *settings, **options) -> Run:
+    """The demo, but short."""
+    result = demo("--output", folder, "--steps", 5, *settings, **options)
+    return Run(result.returncode, result.stdout, result.stderr, str(folder), folder)
+
+
+def by_diffusers(folder: Path) -> Run:
+    """The run without options by the engine that knows no host: one of all workers makes it."""
+
+    def make(partial: Path) -> None:
+        partial.mkdir()
+        made = run(partial / "pictures", "--variations", 2, "--engine", DIFFUSERS)
+        partial.joinpath("run.json").write_text(json.dumps(made[:4]), encoding="utf-8")
+
+    made = generated.once(folder / "demo-by-diffusers", make)
+    return Run(*json.loads((made / "run.json").read_text("utf-8")), made / "pictures")
+
+
+@pytest.fixture(scope="module")
+def by_comfyui(tmp_path_factory) -> Run:
+    """The run without options on the host that these tests run on."""
+    folder = tmp_path_factory.mktemp("comfyui") / "pictures"
+    return run(folder, "--variations", 2, "--engine", "comfyui")
+
+
+@pytest.fixture(params=[pytest.param("comfyui", marks=pytest.mark.host), DIFFUSERS])
+def scenes(request, shared_folder) -> tuple[Run, str]:
+    """(the run without options, the engine)."""
+    if request.param == DIFFUSERS:
+        return by_diffusers(shared_folder), DIFFUSERS
+    return request.getfixturevalue("by_comfyui"), request.param
 
 
 def array(path) -> np.ndarray:
@@ -57,16 +92,16 @@ def array(path) -> np.ndarray:
 
 
 def test_it_ends_well_and_says_what_ran_and_where_the_pictures_are(scenes):
-    result, folder, engine = scenes
+    result, engine = scenes
     assert result.returncode == 0, result.stderr
     first, *_, last = (line for line in result.stdout.splitlines() if line[0] != "[")
     assert ("without ComfyUI" in first) == (engine == DIFFUSERS)
-    assert last == f"Wrote contact_sheet.png and 12 more pictures to {folder}"
+    assert last == f"Wrote contact_sheet.png and 12 more pictures to {result.output}"
     assert "Scene 2: Inverting, 5 steps" in result.stdout  # plain lines: nobody watches
 
 
 def test_it_leaves_each_scenes_pictures_and_one_sheet(scenes):
-    _, folder, _ = scenes
+    folder = scenes[0].folder
     kinds = ("exemplar", "reconstruction", "variation_1", "variation_2")
     names = {f"scene_{i}_{kind}.png" for i in (1, 2, 3) for kind in kinds}
     assert {path.name for path in folder.iterdir()} == names | {"contact_sheet.png"}
@@ -75,7 +110,7 @@ def test_it_leaves_each_scenes_pictures_and_one_sheet(scenes):
 
 def test_every_variation_has_the_colours_of_its_own_exemplar(scenes):
     """A reconstruction is the exemplar again, a variation is not."""
-    _, folder, _ = scenes
+    folder = scenes[0].folder
     exemplars = [array(folder / f"scene_{i}_exemplar.png") for i in (1, 2, 3)]
 
     def nearest(pixels) -> int:
@@ -94,7 +129,7 @@ def test_every_variation_has_the_colours_of_its_own_exemplar(scenes):
 
 
 def test_the_contact_sheet_has_a_row_for_each_scene(scenes):
-    _, folder, _ = scenes
+    folder = scenes[0].folder
     sheet = array(folder / "contact_sheet.png")
     places = [place_of(folder / f"scene_{i}_exemplar.png", sheet) for i in (1, 2, 3)]
     assert places == sorted(places) and len({x for _, x in places}) == 1
@@ -121,20 +156,16 @@ def place_of(path, sheet) -> tuple[int, int]:
 
 
 @pytest.mark.host
-def test_both_engines_make_the_same_pictures(tmp_path):
-    """Of a photo and a seed: to a step in 255, where they round differently."""
-    settings = ("--image", CAT, "--prompt", "one white star", "--variations", 2, "--seed", 3)
-    for engine in ("comfyui", DIFFUSERS):
-        result = runs(engine, tmp_path / engine, *settings)
-        assert result.returncode == 0, result.stderr
-        assert "only ever seen drawn scenes" in " ".join(result.stdout.split())
-    names = {path.name for path in (tmp_path / "comfyui").iterdir()}
-    assert names == {path.name for path in (tmp_path / DIFFUSERS).iterdir()}
+def test_both_engines_make_the_same_pictures(by_comfyui, shared_folder):
+    assert_the_same_pictures(by_comfyui.folder, by_diffusers(shared_folder).folder)
+
+
+def assert_the_same_pictures(one: Path, other: Path) -> None:
+    """To a step in 255, where engines round differently."""
+    names = {path.name for path in one.iterdir()}
+    assert names == {path.name for path in other.iterdir()} > {"contact_sheet.png"}
     for name in names - {"contact_sheet.png"}:
-        theirs, ours = (array(tmp_path / engine / name) for engine in ("comfyui", DIFFUSERS))
-        assert 1.3 < theirs.shape[1] / theirs.shape[0] < 1.7
-        assert 120 < theirs[:, :, 0].size ** 0.5 < 136
-        assert np.abs(theirs - ours).max() <= 2, name
+        assert np.abs(array(one / name) - array(other / name)).max() <= 2, name
 
 
 @pytest.mark.parametrize("counts", [[1], [2, 2], [4], [5, 5], [9], [12, 12, 12]])
@@ -175,28 +206,53 @@ def test_what_cannot_work_is_one_sentence(arguments, sentence):
     assert sentence in refusal(*arguments)
 
 
-@pytest.fixture
-def no_comfyui(tmp_path, monkeypatch):
-    """An empty home, and git pointed away from the network."""
+@pytest.fixture(scope="module")
+def no_comfyui(tmp_path_factory) -> dict:
+    """An environment with an empty home, and git pointed away from the network."""
     if (REPO / ".cache" / "ComfyUI").exists() or REPO.parent.name == "custom_nodes":
         pytest.skip("this checkout has a ComfyUI of its own")
-    for name in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("COMFYUI_PATH", "")
-    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "none")
+    home = str(tmp_path_factory.mktemp("home"))
+    return {
+        **os.environ, "HOME": home, "USERPROFILE": home, "COMFYUI_PATH": "",
+        "GIT_ALLOW_PROTOCOL": "none",
+    }  # fmt: skip
 
 
-def test_without_any_comfyui_the_other_engine_makes_them(no_comfyui, tmp_path):
-    result = demo("--output", tmp_path, "--image", CAT, "--steps", 5, "--variations", 1)
+OF_A_PHOTO = ("--image", CAT, "--prompt", "one white star", "--variations", 2, "--seed", 3)
+
+
+@pytest.fixture(scope="module")
+def photo_without_comfyui(no_comfyui, tmp_path_factory) -> Run:
+    """Of a photo and a seed, no engine asked for and no ComfyUI to be found."""
+    return run(tmp_path_factory.mktemp("photo") / "pictures", *OF_A_PHOTO, env=no_comfyui)
+
+
+def test_without_any_comfyui_the_other_engine_makes_them(photo_without_comfyui):
+    result = photo_without_comfyui
     assert result.returncode == 0, result.stderr
     assert "with diffusers" in result.stdout and "without ComfyUI" in result.stdout
-    names = {"contact_sheet.png", "reconstruction.png", "variation_1.png", "home"}
-    assert {path.name for path in tmp_path.iterdir()} <= names
+    assert "only ever seen drawn scenes" in " ".join(result.stdout.split())
+    kinds = ("reconstruction", "variation_1", "variation_2")
+    names = [f"{kind}.png" for kind in kinds]
+    assert {path.name for path in result.folder.iterdir()} == {"contact_sheet.png", *names}
+    for name in names:
+        height, width, _ = array(result.folder / name).shape
+        assert 1.3 < width / height < 1.7 and 120 < (width * height) ** 0.5 < 136
+
+
+@pytest.mark.any_host
+def test_comfyui_makes_the_same_pictures_of_a_photo(photo_without_comfyui, tmp_path):
+    result = run(tmp_path / "pictures", *OF_A_PHOTO, "--engine", "comfyui")
+    assert result.returncode == 0, result.stderr
+    assert "only ever seen drawn scenes" in " ".join(result.stdout.split())
+    assert_the_same_pictures(result.folder, photo_without_comfyui.folder)
 
 
 def test_what_needs_a_comfyui_says_so(no_comfyui):
-    assert refusal("--engine", "comfyui").endswith("give its folder with --comfyui")
-    assert "--checkpoint needs a ComfyUI and there is none" in refusal("--checkpoint", CAT)
+    sentence = refusal("--engine", "comfyui", env=no_comfyui)
+    assert sentence.endswith("give its folder with --comfyui")
+    sentence = refusal("--checkpoint", CAT, env=no_comfyui)
+    assert "--checkpoint needs a ComfyUI and there is none" in sentence
 
 
 @pytest.mark.host
@@ -212,7 +268,7 @@ def listen_to_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.host
+@pytest.mark.any_host
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_ctrl_c_stops_it_and_its_server(host, tmp_path):
     arguments = command("--comfyui", host.path, "--output", tmp_path / "out")
