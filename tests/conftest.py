@@ -41,13 +41,13 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    kept = [item for item in items if _is_for_every_host(item) or _is_ours(item)]
+    kept = [item for item in items if _needs(item) == "host" or _is_ours(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
     if config.rival_host is None:
         skip = pytest.mark.skip(reason="no ComfyUI was found")
         for item in items:
-            if item.get_closest_marker("host") or item.get_closest_marker("any_host"):
+            if _needs(item):
                 item.add_marker(skip)
 
 
@@ -78,9 +78,10 @@ def shared_folder(tmp_path_factory) -> Path:
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
-def _is_for_every_host(item) -> bool:
-    """Also in a file whose tests are all marked `host`, a single one can be `any_host`."""
-    return bool(item.get_closest_marker("host")) and not item.get_closest_marker("any_host")
+def _needs(item) -> str | None:
+    """"host", "any_host" or nothing: a test's own mark goes before its file's."""
+    marks = (mark.name for mark in item.iter_markers())
+    return next((name for name in marks if name in ("host", "any_host")), None)
 
 
 def _is_ours(item) -> bool:
