@@ -17,7 +17,7 @@ SOLVERS = ("anderson", "fixed_point", "empirical")
 @remembered
 def model():
     """Smooth enough for fixed points to be reached."""
-    return tiny.calm(tiny.build("sd15"), share=0.05)
+    return tiny.calm(tiny.build("sd15", levels=1), share=0.05)
 
 
 def prompt(seed: int) -> list:
@@ -162,7 +162,7 @@ def test_features_of_another_kind_are_said_and_made_anew(caplog):
 
 def test_another_model_does_not_read_it():
     chain, _ = invert()
-    other = tiny.calm(tiny.build("sd15", seed=8))
+    other = tiny.calm(tiny.build("sd15", seed=8, levels=1))
     samples, calls = run(chain, of=other)
     assert calls == [1, 2] * STEPS
     assert torch.equal(samples, run(chain, "live", of=other)[0])

@@ -49,7 +49,7 @@ def test_every_draw_has_noise_of_its_own():
 def setup():
     import tiny
 
-    model = tiny.calm(tiny.build("sd15"))
+    model = tiny.calm(tiny.build("sd15", levels=1))
     prompts = [tiny.conditioning(model, i) for i in (1, 2)]
     photo = tiny.latent(2, size=8)
     chain, _ = graph.invert(model, photo, prompts[0], steps=10, solver="anderson")

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.host
 def setup():
     import tiny
 
-    model = tiny.calm(tiny.build("sd15"))  # else dpm_adaptive takes hundreds of steps
+    model = tiny.calm(tiny.build("sd15", levels=1))  # else dpm_adaptive takes hundreds of steps
     prompt = tiny.conditioning(model, 1)
     chain, _ = graph.invert(model, tiny.latent(2, size=8), prompt, steps=5)
     return graph.patch(model, chain), chain, prompt
@@ -50,5 +50,6 @@ def test_a_sampler_stops_at_the_terminal_sigma_only_if_it_draws_no_noise(setup, 
 
     first, second = run(0), run(1)
     assert torch.isfinite(first).all()
-    assert torch.equal(first, run(0)), "the same seed must give the same latent"
     assert torch.equal(first, second) == (sampler in host.NOISELESS)
+    if sampler not in host.NOISELESS:
+        assert torch.equal(first, run(0)), "the same seed must give the same latent"

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.host
 def setup(request):
     import tiny
 
-    model = tiny.build(request.param)
+    model = tiny.build(request.param, levels=1)
     prompts = [tiny.conditioning(model, seed) for seed in (1, 2)]
     return model, prompts, tiny.latent(2, size=8)
 

@@ -9,6 +9,7 @@ tens of percent (see seeded.py).
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import seeded
 import torch
@@ -21,11 +22,15 @@ FAMILIES = UNET_FAMILIES + OTHER_FAMILIES
 POOLED = 32  # width of the pooled text embedding
 
 
-def build(family: str, seed: int = 0):
-    """A fresh ModelPatcher of one of FAMILIES."""
+def build(family: str, seed: int = 0, levels: int = 2):
+    """A fresh ModelPatcher of one of FAMILIES.
+
+    levels: 1 for a UNet of its upper half alone, with attention in an input block, the middle and
+    two output blocks. It costs half as much, and is enough where a model is compared with itself.
+    """
     import comfy.model_patcher
 
-    model = _MAKERS[_base(family)]()
+    model = _MAKERS[_base(family)](levels)
     model.eval().requires_grad_(False)
     seeded.fill(model.diffusion_model, seed)
     patcher = comfy.model_patcher.ModelPatcher(
@@ -74,14 +79,15 @@ def _base(family: str) -> str:
             "sdxl_edm_v": "sdxl"}.get(family, family)
 
 
-def _unet_config(depth: tuple[int, int], **changes) -> dict:
-    """Two levels, one residual block each, attention at the levels where depth is not zero."""
+def _unet_config(depth: tuple[int, ...], **changes) -> dict:
+    """A level for each depth, one residual block in it, and attention where that is not zero."""
     config = {
         "image_size": 32, "use_spatial_transformer": True, "legacy": False,
-        "in_channels": 4, "out_channels": 4, "model_channels": 64, "channel_mult": [1, 2],
-        "num_res_blocks": [1, 1], "transformer_depth": list(depth),
-        "transformer_depth_output": [depth[0]] * 2 + [depth[1]] * 2,
-        "transformer_depth_middle": depth[1], "use_linear_in_transformer": False,
+        "in_channels": 4, "out_channels": 4, "model_channels": 64,
+        "channel_mult": [1, 2][: len(depth)], "num_res_blocks": [1] * len(depth),
+        "transformer_depth": list(depth),
+        "transformer_depth_output": [d for level in depth for d in (level, level)],
+        "transformer_depth_middle": depth[-1], "use_linear_in_transformer": False,
         "context_dim": 32, "adm_in_channels": None,
         "use_temporal_attention": False, "use_temporal_resblock": False,
     }
@@ -96,37 +102,37 @@ def _model_config(config_class: type, unet_config: dict, **heads):
     return config
 
 
-def _sd15(in_channels: int = 4):
+def _sd15(levels: int, in_channels: int = 4):
     import comfy.supported_models
 
     config = _model_config(comfy.supported_models.SD15,
-                           _unet_config((1, 1), in_channels=in_channels),
+                           _unet_config((1, 1)[:levels], in_channels=in_channels),
                            num_heads=4, num_head_channels=-1)
     return config.get_model({}, "", device=None)  # inpainting models get their concat keys here
 
 
-def _sd2(model_type: str):
+def _sd2(levels: int, model_type: str):
     import comfy.model_base
     import comfy.supported_models
 
     config = _model_config(comfy.supported_models.SD20,
-                           _unet_config((1, 1), use_linear_in_transformer=True),
+                           _unet_config((1, 1)[:levels], use_linear_in_transformer=True),
                            num_heads=-1, num_head_channels=64)
     return comfy.model_base.BaseModel(config, comfy.model_base.ModelType[model_type])
 
 
-def _sdxl(config_name: str, embedded_sizes: int):
+def _sdxl(levels: int, config_name: str, embedded_sizes: int):
     import comfy.supported_models
 
     adm = POOLED + 256 * embedded_sizes
     config = _model_config(getattr(comfy.supported_models, config_name),
-                           _unet_config((0, 2), use_linear_in_transformer=True,
+                           _unet_config((0, 2)[-levels:], use_linear_in_transformer=True,
                                         num_classes="sequential", adm_in_channels=adm),
                            num_heads=-1, num_head_channels=32)
     return config.get_model({}, "", device=None)
 
 
-def _flux():
+def _flux(_levels: int):
     import comfy.ldm.flux.model
     import comfy.supported_models
 
@@ -141,7 +147,7 @@ def _flux():
     return _model_config(comfy.supported_models.Flux, unet_config).get_model({}, "", device=None)
 
 
-def _sd3():
+def _sd3(_levels: int):
     import comfy.supported_models
 
     unet_config = {
@@ -156,11 +162,11 @@ def _sd3():
 
 _MAKERS = {
     "sd15": _sd15,
-    "sd15_inpaint": lambda: _sd15(in_channels=9),
-    "sd2_eps": lambda: _sd2("EPS"),
-    "sd2_v": lambda: _sd2("V_PREDICTION"),
-    "sdxl": lambda: _sdxl("SDXL", embedded_sizes=6),
-    "sdxl_refiner": lambda: _sdxl("SDXLRefiner", embedded_sizes=5),
+    "sd15_inpaint": partial(_sd15, in_channels=9),
+    "sd2_eps": partial(_sd2, model_type="EPS"),
+    "sd2_v": partial(_sd2, model_type="V_PREDICTION"),
+    "sdxl": partial(_sdxl, config_name="SDXL", embedded_sizes=6),
+    "sdxl_refiner": partial(_sdxl, config_name="SDXLRefiner", embedded_sizes=5),
     "flux": _flux,
     "sd3": _sd3,
 }
