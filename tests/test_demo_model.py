@@ -54,7 +54,7 @@ def pixels(exemplar: exemplars.Exemplar) -> torch.Tensor:
     return data.view(1, exemplar.picture.height, exemplar.picture.width, 3) / 255
 
 
-@pytest.mark.host
+@pytest.mark.any_host
 @torch.inference_mode()
 def test_two_hosts_agree(in_host, without_host):
     """From picture and captions to latents and pixels, two variations at once.
