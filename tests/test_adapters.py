@@ -163,6 +163,7 @@ def moved(training, before: dict) -> set[str]:
             if not torch.equal(tensor, before[name])}
 
 
+@pytest.mark.any_host
 def test_training_the_control_moves_nothing_but_what_the_file_holds(tiny, tmp_path):
     unet, weights, autoencoder = tiny
     training = train_adapters.control_training(tmp_path, unet, 1e-3, **TINY)
@@ -176,6 +177,7 @@ def test_training_the_control_moves_nothing_but_what_the_file_holds(tiny, tmp_pa
                for name in changed)
 
 
+@pytest.mark.any_host
 def test_training_the_concept_moves_nothing_but_the_lora(tiny, tmp_path, monkeypatch):
     unet, _, autoencoder = tiny
     monkeypatch.setattr(concept, "PHOTOS", concept.PHOTOS[:1])
@@ -189,6 +191,7 @@ def test_training_the_concept_moves_nothing_but_the_lora(tiny, tmp_path, monkeyp
     assert changed and all(".parametrizations.weight.0." in name for name in changed)
 
 
+@pytest.mark.any_host
 def test_a_silent_control_leaves_the_prediction_alone(tiny):
     unet, _, _ = tiny
     controlnet = control.make_controlnet(unet, **TINY)
@@ -200,6 +203,7 @@ def test_a_silent_control_leaves_the_prediction_alone(tiny):
         assert torch.equal(controlled(*twice)[:2], unet(*twice[:2], context=twice[2])[:2])
 
 
+@pytest.mark.any_host
 def test_outlines_say_nothing_about_the_look():
     """The same layout in two looks gives the same outlines, and shapes have some."""
     from dataclasses import replace
@@ -212,6 +216,7 @@ def test_outlines_say_nothing_about_the_look():
     assert 0.01 < seen.mean() < 0.2
 
 
+@pytest.mark.any_host
 def test_guided_sampling_takes_a_controlled_unet(tiny):
     unet, _, _ = tiny
     controlled = control.Controlled(unet, control.make_controlnet(unet, **TINY), hints())

@@ -67,7 +67,7 @@ def test_the_autoencoder_goes_on_bit_for_bit(tmp_path):
     assert_same_state(whole, train_images(tmp_path / "cut", 12))
 
 
-@pytest.mark.host
+@pytest.mark.any_host
 def test_the_unet_goes_on_bit_for_bit(tmp_path):
     whole = train_latents(tmp_path / "whole", 20)
     train_latents(tmp_path / "cut", 12)
@@ -109,7 +109,7 @@ def test_held_out_captions_are_never_trained_on():
     assert 0.08 < 1 - len(trained) / len(all_attributes()) < 0.12
 
 
-@pytest.mark.host
+@pytest.mark.any_host
 def test_cross_attention_starts_with_an_eye_for_captions():
     """What tells captions apart reaches the values at unit variance; what they share is as was."""
     from unet import make_unet, notice_captions
