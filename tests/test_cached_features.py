@@ -14,7 +14,7 @@ from comfyui_rival.rival_core.exemplar import choose_layers
 from composing import model_of
 from keeping import STEPS, invert, negative, prompts, run
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 MASKED = torch.zeros(1, 8, 8)
 MASKED[:, :4] = 1
 SETTINGS = {
@@ -25,6 +25,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("kind", ["one row", "two rows"])
 def test_later_runs_pay_no_row_and_equal_live_bitwise(kind, name):
@@ -78,6 +79,7 @@ def test_a_changed_copy_of_a_chain_has_a_cache_of_its_own():
     assert torch.equal(run(other)[0], run(other, "live")[0])
 
 
+@pytest.mark.host
 def test_sigmas_that_are_not_the_chains_run_live(caplog):
     import comfy.samplers
 
@@ -96,6 +98,7 @@ def test_sigmas_that_are_not_the_chains_run_live(caplog):
     assert "not the chain's" in caplog.text
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("error", ["failure", "interrupt"])
 def test_a_run_that_stops_leaves_whole_steps(error):
     import comfy.model_management as management
@@ -112,6 +115,7 @@ def test_a_run_that_stops_leaves_whole_steps(error):
     assert run(chain)[1] == [2] * STEPS
 
 
+@pytest.mark.host
 def test_a_failed_run_lets_go_of_it_even_while_its_error_is_kept():
     chain = invert()
     patched = graph.patch(model_of("sd15"), chain, features="cached")
@@ -223,6 +227,7 @@ def test_int8_drifts_little_and_equally_in_every_run():
     assert size < 0.3 * chain.features.nbytes
 
 
+@pytest.mark.host
 def test_in_half_precision_cached_equals_live():
     """The hidden states are kept as the model computes them."""
     import tiny

@@ -255,7 +255,7 @@ def test_what_needs_a_comfyui_says_so(no_comfyui):
     assert "--checkpoint needs a ComfyUI and there is none" in sentence
 
 
-@pytest.mark.host
+@pytest.mark.any_host
 def test_a_checkpoint_that_comfyui_cannot_load(host, tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not a checkpoint, only text" * 9)

@@ -14,7 +14,7 @@ from comfyui_rival.rival_core.masks import every_second
 from comfyui_rival.rival_core.tokens import Tokens
 from test_layers import key_lengths
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 CONCAT = {"replace_end": 0.0, "normalize_end": 0.0}
 REPLACE = {"replace_end": 1.0, "inject_end": 0.9, "normalize_end": 0.0}  # to the last but one
 FINE, DEEP = (("input", 1), 0), (("middle", 0), 0)
@@ -48,6 +48,7 @@ def lengths(world, *args, **kwargs):
             for fine in (True, False)]
 
 
+@pytest.mark.host
 def test_a_quarter_of_the_photos_tokens_is_read_beside_ones_own(world):
     chain = world["invert"]()
     fine, others = lengths(world, chain, exemplar_keys="quarter", **CONCAT)
@@ -56,12 +57,14 @@ def test_a_quarter_of_the_photos_tokens_is_read_beside_ones_own(world):
     assert fine == {own + own // 4} and others == same
 
 
+@pytest.mark.host
 def test_odd_sides_are_rounded_up(world):
     fine, _ = lengths(world, world["invert"](size=(10, 14)), exemplar_keys="quarter", **CONCAT)
     own = {140: 35, 35: 12}  # 10 x 14 -> 5 x 7, which is where SDXL's attention begins, -> 3 x 4
     assert len(fine) == 1 and fine <= {count + kept for count, kept in own.items()}
 
 
+@pytest.mark.host
 def test_the_replace_phase_stays_exact(world):
     chain = world["invert"]()
     exact = sample(world, chain, **REPLACE)

@@ -10,7 +10,7 @@ import tiny
 import torch
 from composing import assert_differ, remembered, run_node
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 KINDS = {  # family, sampler
     "lcm": ("sd15_lcm", "lcm"),
     "turbo": ("sd15", "euler_ancestral"),
@@ -78,6 +78,7 @@ def test_the_photo_comes_back(kind, steps, sampler):
         assert graph.relative(back, photo()["samples"]) < (1e-2 if steps == 1 else 1e-3)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("kind, steps", [("lightning", 4), ("turbo", 4), ("turbo", 10),
                                          ("lcm", 4), ("lcm", 8)])  # fmt: skip
 def test_gates_open_at_the_real_timesteps(kind, steps, monkeypatch):
@@ -114,6 +115,7 @@ def test_variations(kind, steps, cfg):
     assert_differ(sample(kind, steps, model_of(kind), seed=1, cfg=cfg), one, 1e-3)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("kind", ["turbo", "lightning"])
 def test_a_chain_of_one_step(kind):
     """One model call for the photo and one for the image, with core's sampler, too."""

@@ -9,7 +9,7 @@ import tiny
 import torch
 from composing import remembered
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 STEPS = 7
 SOLVERS = ("anderson", "fixed_point", "empirical")
 
@@ -48,6 +48,7 @@ def computed(chain, features="cached", **patch):
     return rows, samples
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_first_run_pays_no_row_and_equals_live_within_the_residual(solver):
     chain, _ = invert(solver=solver)
@@ -168,6 +169,7 @@ def test_another_model_does_not_read_it():
     assert torch.equal(samples, run(chain, "live", of=other)[0])
 
 
+@pytest.mark.host
 def test_beside_nodes_that_change_the_model_nothing_is_kept_and_it_is_said(
     caplog, monkeypatch
 ):
@@ -257,6 +259,7 @@ def test_bad_input(inputs, sentence):
     assert not calls
 
 
+@pytest.mark.host
 def test_flow_models_are_refused():
     import composing
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3

@@ -61,9 +61,10 @@ def sample(setup, **inputs):
                               **{"start": "inverted", **inputs})
 
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 
 
+@pytest.mark.host
 def test_seeds_differ_and_single_runs_are_those_of_the_batch(setup):
     batch = sample(setup, eta=0.5, batch_size=3, seed=9)
     assert graph.relative(batch[0], batch[1]) > 0.05

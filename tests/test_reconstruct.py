@@ -9,7 +9,7 @@ import pytest
 import spies
 import torch
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,7 @@ def round_trip(setup, **inverted) -> float:
     return reconstruct(setup["model"], chain)[1]
 
 
+@pytest.mark.host
 def test_anderson_is_exact_in_few_steps_and_ddim_is_not(setup):
     assert round_trip(setup, steps=20, solver="anderson") < 1e-5
     assert round_trip(setup, steps=20) > 0.02
@@ -57,6 +58,7 @@ def test_a_model_sampled_as_a_flow(setup):
     assert exact < 1e-4 and exact < round_trip(flow, steps=20) / 100
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("solver, calls", [("ddim", 1), ("fixed_point", 3), ("anderson", 3),
                                            ("empirical", 3)])
 def test_model_calls_are_counted_exactly(setup, solver, calls):
@@ -88,6 +90,7 @@ def test_a_solved_inversion_warns_of_nothing(setup, caplog):
     assert chain.calls.max() < 30
 
 
+@pytest.mark.host
 def test_guidance_while_inverting_warns_when_it_does_not_converge(setup, caplog):
     import tiny
 
@@ -108,6 +111,7 @@ def test_a_guided_chain_is_replayed_with_its_guidance(setup):
     assert round_trip(setup, **inverted) < 1e-5
 
 
+@pytest.mark.host
 def test_interrupted_inside_an_iteration(setup):
     """Nothing is left behind: the model still inverts to the same chain."""
     import comfy.model_management
