@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import environment
 import hosts
 import pytest
+from serving import CHECKPOINT, place
 
 
 def make_host(folder: Path, version: str) -> Path:
@@ -136,16 +136,14 @@ def test_every_tiny_family_samples():
 
 
 @pytest.mark.host
-def test_server_runs_a_seeded_checkpoint(host, tmp_path):
+def test_server_runs_a_seeded_checkpoint(server, server_folder):
     """The checkpoint loads, samples with previews and progress, and is saved as a picture."""
     import comfy_process
 
-    base = tmp_path / "base"
-    make = [sys.executable, str(Path(environment.REPO, "harness", "checkpoints.py")),
-            "--host", str(host.path), "--out", str(base / "models/checkpoints/tiny.safetensors")]
-    subprocess.run(make, check=True)
+    checkpoints = server_folder / "models" / "checkpoints"
+    place(checkpoints / CHECKPOINT, checkpoints / "seeded.safetensors")  # which no prompt has used
     prompt = {
-        "1": node("CheckpointLoaderSimple", ckpt_name="tiny.safetensors"),
+        "1": node("CheckpointLoaderSimple", ckpt_name="seeded.safetensors"),
         "2": node("CLIPTextEncode", clip=["1", 1], text="a fox"),
         "3": node("EmptyLatentImage", width=64, height=64, batch_size=1),
         "4": node("KSampler", model=["1", 0], positive=["2", 0], negative=["2", 0],
@@ -154,14 +152,13 @@ def test_server_runs_a_seeded_checkpoint(host, tmp_path):
         "5": node("VAEDecode", samples=["4", 0], vae=["1", 2]),
         "6": node("SaveImage", images=["5", 0], filename_prefix="test"),
     }
-    with comfy_process.running(host, Path(sys.executable), base, ["--cpu"]) as client:
-        outcome = client.run(prompt)
-        assert client.view(outcome.images("6")[0]).startswith(b"\x89PNG")
-        assert outcome.progress == [("4", step, 3) for step in (1, 2, 3)]
-        assert outcome.started[0] == "1" and outcome.previews >= 2
-        prompt["4"]["inputs"]["sampler_name"] = "nonsense"
-        with pytest.raises(comfy_process.ExecutionError, match="nonsense"):
-            client.run(prompt)
+    outcome = server.run(prompt)
+    assert server.view(outcome.images("6")[0]).startswith(b"\x89PNG")
+    assert outcome.progress == [("4", step, 3) for step in (1, 2, 3)]
+    assert outcome.started[0] == "1" and outcome.previews >= 2
+    prompt["4"]["inputs"]["sampler_name"] = "nonsense"
+    with pytest.raises(comfy_process.ExecutionError, match="nonsense"):
+        server.run(prompt)
 
 
 def node(class_type: str, **inputs) -> dict:
