@@ -13,6 +13,7 @@ from pathlib import Path
 import workflow
 
 FILE = Path(__file__).parent / "golden" / "nodes.json"
+NODES = list(json.loads(FILE.read_text(encoding="utf-8")))
 KEPT = ("default", "min", "max", "step", "control_after_generate", "advanced")
 
 

@@ -140,3 +140,10 @@ def custom_sampler(steps: int = 6, seed: int = 1) -> dict:
         ),
         **images("sample"),
     }
+
+
+def saving(prefix: str, steps: int = 6) -> dict:
+    """A chain into a file."""
+    prompt = exemplar(steps)
+    inputs = {"chain": ["invert", 0], "filename_prefix": prefix, "vae": ["checkpoint", 2]}
+    return {**prompt, "save": node("RivalSaveChain", **inputs)}

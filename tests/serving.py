@@ -109,3 +109,11 @@ def pictures(client: comfy_process.Client, outcome: comfy_process.Outcome, node:
 
     images = [Image.open(BytesIO(client.view(image))) for image in outcome.images(node)]
     return np.stack([np.asarray(image.convert("RGB")) for image in images])
+
+
+def listed_chains(server) -> list[str]:
+    """What RIVAL Load Chain offers."""
+    from workflow import inputs_of
+
+    (combo,) = inputs_of(server.object_info("RivalLoadChain")["RivalLoadChain"])
+    return list(combo.choices)

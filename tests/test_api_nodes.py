@@ -5,13 +5,11 @@ from __future__ import annotations
 import golden
 import pytest
 import workflow
+from golden import NODES
 from serving import PACK_NAME, REPO
 
 pytestmark = pytest.mark.host
 
-NODES = ["RivalInvert", "RivalPatchModel", "RivalKSampler", "RivalReconstruct",
-         "RivalChainReport", "RivalBlendedGuidance", "RivalNoise", "RivalSigmas",
-         "RivalSaveChain", "RivalLoadChain"]
 every_node = pytest.mark.parametrize("node", NODES)
 
 

@@ -20,7 +20,7 @@ from comfyui_rival.rival_core.diffusers_model import (
 from comfyui_rival.rival_core.errors import RivalError
 from comfyui_rival.rival_core.exemplar import Exemplar
 from comfyui_rival.rival_core.gates import Gates
-from test_parity import SEED, SETTINGS, Setting, official_start
+from paper_settings import SEED, SETTINGS, Setting, official_start
 from tiny_diffusers import CAPTION, EMPTY, EPS, NEGATIVE, V, build, photo, relative
 
 TOLERANCE = 1e-4

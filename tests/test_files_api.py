@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import prompts
 import pytest
+from prompts import saving
+from serving import listed_chains as listed
 from serving import pictures
 
 pytestmark = pytest.mark.host
-
-
-def saving(prefix: str, steps: int = 6) -> dict:
-    prompt = prompts.exemplar(steps)
-    inputs = {"chain": ["invert", 0], "filename_prefix": prefix, "vae": ["checkpoint", 2]}
-    return {**prompt, "save": prompts.node("RivalSaveChain", **inputs)}
 
 
 def from_file(name: str, seed: int) -> dict:
@@ -22,13 +18,6 @@ def from_file(name: str, seed: int) -> dict:
     for node in ("patch", "sample"):
         prompt[node]["inputs"]["chain"] = ["load", 0]
     return {key: value for key, value in prompt.items() if key != "invert"} | {"load": load}
-
-
-def listed(server) -> list[str]:
-    from workflow import inputs_of
-
-    (combo,) = inputs_of(server.object_info("RivalLoadChain")["RivalLoadChain"])
-    return list(combo.choices)
 
 
 def test_a_chain_travels_through_a_server(server, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from chain_files import Parts, sound_file
 from prompts import node
 from serving import CHECKPOINT
-from test_files_api import listed
+from serving import listed_chains as listed
 
 pytestmark = pytest.mark.host
 

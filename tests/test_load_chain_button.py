@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from test_files_api import listed, saving
+from prompts import saving
+from serving import listed_chains as listed
 
 pytestmark = pytest.mark.host
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set
-from dataclasses import dataclass
 from functools import cache, partial
 
 import graph
@@ -14,44 +13,13 @@ import torch
 from composing import remembered
 from controls import Applied, control_net, controlled, hint, network_residuals
 from loras import changed_for_good, with_lora
+from paper_settings import SEED, SETTINGS, official_start
 
 pytestmark = pytest.mark.host
 TOLERANCE = 1e-4
 SD = 0.18215  # the latent format's scale: the official code's z0 = 0.18215 * VAE mean
-SEED = 7
 CONCEPT = 0.5  # the strength of its LoRA
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One of the paper's applications, in the official script's numbers."""
-
-    cfg: float
-    inverted_with_prompt: bool = False
-    early: int = 1000
-    align: int = 600
-    t_early: int = 600
-    start: str = "shuffle"
-    control: bool = False  # a ControlNet
-    lora: bool = False  # a customised concept: other weights, which invert and sample
-
-    def gates(self) -> dict:
-        return {
-            "inject_start": 1 - self.early / 1000,
-            "replace_end": 1 - self.align / 1000,
-            "normalize_end": 1 - self.t_early / 1000,
-        }
-
-
-SETTINGS = {
-    "variation": Setting(cfg=5.0),
-    "prompt_inverted": Setting(cfg=5.0, inverted_with_prompt=True),
-    "text_driven": Setting(cfg=7.0, early=960),
-    "editing": Setting(cfg=7.0, early=900, start="inverted"),
-    "dreambooth": Setting(cfg=7.0, lora=True),
-    "controlnet": Setting(cfg=7.0, t_early=400, control=True),
-    "other_gates": Setting(cfg=3.0, align=300, t_early=800, early=850),
-}
 OFFICIAL = [name for name in SETTINGS if name != "other_gates"]
 SQUARE, WIDE, TALL = (8, 8), (8, 12), (12, 6)
 
@@ -89,15 +57,6 @@ def photo(size):
     coarse = torch.randn(1, 4, 3, 3, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic")
     return smooth + 0.2 * torch.randn(1, 4, *size, generator=generator)
-
-
-def official_start(z, start):
-    if start == "inverted":
-        return z
-    permutation = torch.randperm(
-        z.shape[2] * z.shape[3], generator=torch.Generator().manual_seed(SEED)
-    )
-    return official.shuffle(z, permutation)
 
 
 @cache

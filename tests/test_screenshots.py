@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from browsing import RENDERERS, opened
+from golden import NODES
 from serving import REPO
-from test_api_nodes import NODES
 
 pytestmark = pytest.mark.host
 
