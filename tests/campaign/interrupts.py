@@ -15,11 +15,16 @@ from . import executing, scenes, stand_ins, watching
 
 FAMILIES = {"sd15"}
 LATEST = 3  # moments from the asking to the end of a step, where older hosts look
-WRITERS = ("chain_file.py", "tensor_file.py", "conditioning_file.py")
+
+
+class Moments(list):
+    """The moments of a run that there were so far; `broken`: what was on the disk at the last."""
+
+    broken: list[str] = []
 
 
 @contextmanager
-def asked_at(number: int | None) -> Iterator[list]:
+def asked_at(number: int | None) -> Iterator[Moments]:
     """A list with an entry for every moment at which a user may interrupt; at one of them it is.
 
     The moments are each model call's start, and wherever else the host looks for an interrupt:
@@ -27,7 +32,7 @@ def asked_at(number: int | None) -> Iterator[list]:
     """
     import comfy.model_management as management
 
-    moments, inside, base = [], [], stand_ins.model("sd15").model
+    moments, inside, base = Moments(), [], stand_ins.model("sd15").model
     looked, call = management.throw_exception_if_processing_interrupted, base._apply_model
 
     def moment():
@@ -58,21 +63,26 @@ def asked_at(number: int | None) -> Iterator[list]:
 
 
 @contextmanager
-def stopped_at_line(number: int | None) -> Iterator[list]:
-    """A list with an entry for every line that writes a file; the run is stopped before one."""
+def stopped_at_line(number: int | None) -> Iterator[Moments]:
+    """A list with an entry for every line that writes a file; the run is stopped before one.
+
+    Broken is what a process that is killed there would leave, and others see meanwhile.
+    """
     import comfy.model_management as management
 
-    lines = []
+    lines = Moments()
 
     def line(frame, event, _):
         if event == "line":
             lines.append(frame.f_lineno)
             if len(lines) == number:
+                lines.broken = broken_files()
                 raise management.InterruptProcessingException
         return line
 
     def call(frame, *_):
-        return line if Path(frame.f_code.co_filename).name in WRITERS else None
+        file = Path(frame.f_code.co_filename)
+        return line if file.parent.name == "rival_core" and "file" in file.name else None
 
     sys.settrace(call)
     try:
@@ -109,7 +119,10 @@ class Scene:
             found.append(f"the next run {again}")
         elif not same({**outcome.samples, **again.samples}, self.expected.samples):
             found.append("the next run gives another latent")
-        return f"interrupted in {self.name}", [*found, *broken_files()]
+        found += [f"while it is written, {broken}" for broken in places.broken]
+        found += broken_files()
+        remove_files()
+        return f"interrupted in {self.name}", found
 
 
 def run(count: int, seed: int, at_moments=tuple(scenes.SCENES), by_line=("Save Chain",)) -> dict:
@@ -143,8 +156,7 @@ def same(one: dict, other: dict) -> bool:
 
 
 def broken_files() -> list[str]:
-    """Chains in RIVAL Load Chain's list that are not whole; the folder is emptied."""
-    import folder_paths
+    """Chains in RIVAL Load Chain's list that are not whole."""
     from comfyui_rival.nodes import host
 
     found = []
@@ -153,6 +165,11 @@ def broken_files() -> list[str]:
             host.load_chain(name)
         except Exception as error:
             found.append(f"a broken file is listed: {error}")
+    return found
+
+
+def remove_files() -> None:
+    import folder_paths
+
     for path in Path(folder_paths.get_output_directory(), "scene").glob("*"):
         path.unlink()
-    return found
