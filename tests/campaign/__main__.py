@@ -48,7 +48,7 @@ def on_every_host() -> int:
         return 2
     if not found:
         return 2
-    command = [str(python), str(TESTS / "campaign"), *sys.argv[1:], IN_PROCESS]
+    command = [str(python), "-W", "ignore", str(TESTS / "campaign"), *sys.argv[1:], IN_PROCESS]
     running = [subprocess.Popen(command, env={**os.environ, "COMFYUI_PATH": str(host.path),
                                               "OMP_NUM_THREADS": "1"}) for host in found]
     return max(process.wait() for process in running)
