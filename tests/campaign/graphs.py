@@ -47,7 +47,7 @@ def judged(prompt: dict, executor: executing.Executor) -> tuple[str, list[str]]:
         return "failed", [f"{outcome}; without the pack {without}"]
     if all(samples.isfinite().all() for kept in outcome.samples.values() for samples in kept):
         return "ran", []
-    if any("RIVAL" in line for line in outcome.log):
+    if any("RIVAL" in line and "nan" in line.lower() for line in outcome.log):
         return "ran to NaN with a word", []
     without = bypass(prompt, executor)
     sound = all(s.isfinite().all() for kept in without.samples.values() for s in kept)
