@@ -68,8 +68,8 @@ def prompt_for(model):
 def random_chain(model, side: int, steps: int):
     """A chain of noise, its latents side x side."""
     from comfyui_rival.nodes import host
-    from comfyui_rival.rival_core.chain import Chain
-    from comfyui_rival.rival_core.schedule import rival_sigmas
+    from comfyui_rival.rival_core.chain.chain import Chain
+    from comfyui_rival.rival_core.inversion.schedule import rival_sigmas
 
     sigmas = rival_sigmas(host.timesteps_of(model), steps).flip(0)
     latents = torch.randn(steps + 1, 4, side, side) * (1 + sigmas**2).sqrt()[:, None, None, None]

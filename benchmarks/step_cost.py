@@ -186,7 +186,7 @@ def metered(meter):
 def patched(model, kind: Kind, chain, phase: str):
     """The MODEL with which a kind samples."""
     from comfyui_rival.nodes.alignment import align
-    from comfyui_rival.rival_core.exemplar import Exemplar
+    from comfyui_rival.rival_core.steering.exemplar import Exemplar
 
     if kind in (Kind("plain"), INVERSION):
         return model

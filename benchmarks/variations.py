@@ -21,12 +21,12 @@ from scenes import Scene, caption
 
 if in_process.PACK not in sys.modules:
     in_process.register_pack()
-from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.chain import Chain
-from comfyui_rival.rival_core.diffusers_model import Model, Prompt, to_diffusers
-from comfyui_rival.rival_core.exemplar import Exemplar
-from comfyui_rival.rival_core.gates import Gates
-from comfyui_rival.rival_core.inversion import DDIM, Solver
+from comfyui_rival.rival_core.chain.chain import Chain
+from comfyui_rival.rival_core.diffusers import engine
+from comfyui_rival.rival_core.diffusers.model import Model, Prompt, to_diffusers
+from comfyui_rival.rival_core.inversion.fixed_point import DDIM, Solver
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
+from comfyui_rival.rival_core.steering.gates import Gates
 
 WEIGHTS = REPO / "demo" / "model" / "weights"
 PASS = 16  # pictures at a time through the autoencoder

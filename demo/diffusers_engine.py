@@ -53,7 +53,7 @@ class DemoModel:
         assemble.parts()
         weights = export.read(assemble.WEIGHTS)
         in_process.register_pack()
-        from comfyui_rival.rival_core import diffusers_model
+        from comfyui_rival.rival_core.diffusers import model as diffusers_model
 
         self.prompt_type = diffusers_model.Prompt
         self.denoiser = diffusers_model.Model(diffusers_model.to_diffusers(weights))
@@ -78,8 +78,8 @@ class DemoModel:
 
 def vary(model: DemoModel, exemplar: Exemplar, options: Options) -> Pictures:
     """What the variation workflow does, and a walk back along the chain with the plain model."""
-    from comfyui_rival.rival_core import diffusers_engine as engine
-    from comfyui_rival.rival_core.alignment import Exemplar as Steered
+    from comfyui_rival.rival_core.diffusers import engine
+    from comfyui_rival.rival_core.steering.step import Exemplar as Steered
 
     empty, caption = model.prompt(""), model.prompt(exemplar.caption)
     with Progress(exemplar.name, STAGES, options.steps) as progress:

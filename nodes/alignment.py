@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.alignment import Step, steering, with_exemplars
 from ..rival_core.errors import RivalError
-from ..rival_core.exemplar import Exemplar, in_order
-from ..rival_core.guidance import Blend, Keep
+from ..rival_core.sampling.guidance import Blend, Keep
+from ..rival_core.steering.exemplar import Exemplar, in_order
+from ..rival_core.steering.step import Step, steering, with_exemplars
 from . import host
 from .features import shelves
 from .injection import CallWatch, Injection

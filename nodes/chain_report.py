@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..rival_core.chain import Chain
-from ..rival_core.chain_statistics import gap_lines, moments_table
-from ..rival_core.report import residual_table, summary, unsolved_notice
+from ..rival_core.chain.chain import Chain
+from ..rival_core.chain.report import residual_table, summary, unsolved_notice
+from ..rival_core.chain.statistics import gap_lines, moments_table
 from . import host
 from .chain_picture import details, draw_report, shown_levels
 from .schema import named, output, schema

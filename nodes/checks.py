@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rival_core.chain import Chain
+from ..rival_core.chain.chain import Chain
 from ..rival_core.errors import RivalError
-from ..rival_core.scaling import FlowScaling, Scaling
+from ..rival_core.inversion.scaling import FlowScaling, Scaling
 from . import host
 from .alignment import alignment_of
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rival_core.alignment import Step, steering
-from ..rival_core.chain import Chain
-from ..rival_core.exemplar import Exemplar
-from ..rival_core.features import Prefetch, Stored, choose_place, pack_tokens, unpack
-from ..rival_core.tokens import Tokens
+from ..rival_core.chain.chain import Chain
+from ..rival_core.chain.features import Prefetch, Stored, choose_place, pack_tokens, unpack
+from ..rival_core.chain.tokens import Tokens
+from ..rival_core.steering.exemplar import Exemplar
+from ..rival_core.steering.step import Step, steering
 from . import host
 from .schema import named
 

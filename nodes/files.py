@@ -6,8 +6,8 @@ import logging
 
 from comfy_api.latest import io, ui
 
-from ..rival_core.chain import Chain
-from ..rival_core.report import summary
+from ..rival_core.chain.chain import Chain
+from ..rival_core.chain.report import summary
 from . import host
 from .foreign import foreign_chain
 from .schema import RivalChain, named, output, schema

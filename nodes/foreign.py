@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.chain import Chain
-from ..rival_core.conditioning_file import LIVE, is_prompt, is_sane
+from ..rival_core.chain.chain import Chain
+from ..rival_core.chain.conditioning import LIVE, is_prompt, is_sane
 from ..rival_core.errors import RivalError, shown
 from . import host
 from .checks import PARTIAL, is_number, whole_conditioning

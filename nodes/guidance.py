@@ -8,10 +8,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..rival_core.chain import Chain
+from ..rival_core.chain.chain import Chain
 from ..rival_core.errors import RivalError
-from ..rival_core.guidance import Blend, Keep, attention_mask, attention_to, word_positions
-from ..rival_core.masks import RESOLUTIONS, resize_mask
+from ..rival_core.sampling.guidance import Blend, Keep, attention_mask, attention_to, word_positions
+from ..rival_core.steering.masks import RESOLUTIONS, resize_mask
 from . import alignment, checks, host
 from .alignment import GUIDANCE as NODE
 from .schema import RivalChain, advanced, named, notify, output, schema

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rival_core.chain import Chain, ModelCard
+from ..rival_core.chain.chain import Chain, ModelCard
+from ..rival_core.chain.features import Place, Stored, choose_place, pack_tokens
 from ..rival_core.errors import RivalError
-from ..rival_core.features import Place, Stored, choose_place, pack_tokens
 from . import host
 from .recorder import Recorder
 from .schema import notify

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..rival_core.alignment import Step
-from ..rival_core.attention import blended_attention, lengthen
+from ..rival_core.chain.tokens import Layer
 from ..rival_core.errors import RivalError
-from ..rival_core.parts import Part, find_part
-from ..rival_core.tokens import Layer
+from ..rival_core.steering.attention import blended_attention, lengthen
+from ..rival_core.steering.parts import Part, find_part
+from ..rival_core.steering.step import Step
 from . import host
 from .remarks import NODE
 from .schema import named

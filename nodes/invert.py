@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..rival_core.chain import Chain
+from ..rival_core.chain.chain import Chain
+from ..rival_core.chain.features import FEATURES
+from ..rival_core.chain.report import residual_table, summary, unsolved_notice
 from ..rival_core.errors import RivalError
-from ..rival_core.features import FEATURES
-from ..rival_core.inversion import SOLVERS, Solver
-from ..rival_core.report import residual_table, summary, unsolved_notice
-from ..rival_core.schedule import check_sigmas, rival_sigmas, rival_timesteps
+from ..rival_core.inversion.fixed_point import SOLVERS, Solver
+from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas, rival_timesteps
 from . import checks, host
 from .handover import Handover, solver_sees, something_reads
 from .remarks import left_out

@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..rival_core.chain import Chain
+from ..rival_core.chain.chain import Chain
 from ..rival_core.errors import RivalError
-from ..rival_core.noise import noise_of, start_latents
-from ..rival_core.schedule import check_sigmas
+from ..rival_core.inversion.schedule import check_sigmas
+from ..rival_core.sampling.noise import noise_of, start_latents
 from .schema import named, notify, schema
 from .start import chain_input, has_picture, seed_input, start_input, start_noise, target
 from .values import checked

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..rival_core.chain.features import FEATURES
 from ..rival_core.errors import RivalError
-from ..rival_core.exemplar import KEYS, LAYERS, Exemplar, choose_layers
-from ..rival_core.features import FEATURES
-from ..rival_core.gates import Gates
+from ..rival_core.steering.exemplar import KEYS, LAYERS, Exemplar, choose_layers
+from ..rival_core.steering.gates import Gates
 from . import checks, host
 from .alignment import align
 from .schema import RivalChain, advanced, named, notify, output, schema

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.chain import Chain
+from ..rival_core.chain.chain import Chain
 from . import host
 from .remarks import Remarks
 

@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..rival_core.chain.report import errors, summary
 from ..rival_core.errors import RivalError
-from ..rival_core.report import errors, summary
 from . import checks, host
 from .remarks import left_out
 from .schema import named, notify, output, schema

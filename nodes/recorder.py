@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
-from ..rival_core.tokens import Layer, Tokens
+from ..rival_core.chain.tokens import Layer, Tokens
 from . import host
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rival_core.errors import RivalError
-from ..rival_core.sampling import DrawnNoise, check_eta
+from ..rival_core.sampling.partial_noise import DrawnNoise, check_eta
 from . import checks, host
 from .alignment import exemplars_of
 from .schema import advanced, named, notify, output, schema

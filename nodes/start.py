@@ -8,11 +8,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..rival_core.chain import Chain
+from ..rival_core.chain.chain import Chain
 from ..rival_core.errors import RivalError
-from ..rival_core.exemplar import Exemplar
-from ..rival_core.inpainting import Inpainting
-from ..rival_core.noise import STARTS, partial_latents, regional_start
+from ..rival_core.sampling.inpainting import Inpainting
+from ..rival_core.sampling.noise import STARTS, partial_latents, regional_start
+from ..rival_core.steering.exemplar import Exemplar
 from . import checks, host
 from .schema import RivalChain
 

@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..rival_core.chain import Chain
+from ..rival_core.chain.chain import Chain
 from ..rival_core.errors import RivalError, shown
 from ..rival_core.values import choice, flag, number, text, whole_number
 from .schema import named

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_rival.rival_core import chain_file, tensor_file
-from comfyui_rival.rival_core.chain import Chain, ModelCard
+from comfyui_rival.rival_core.chain import file as chain_file
+from comfyui_rival.rival_core.chain import tensors as tensor_file
+from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.inversion import Solver
-from comfyui_rival.rival_core.scaling import Scaling
+from comfyui_rival.rival_core.inversion.fixed_point import Solver
+from comfyui_rival.rival_core.inversion.scaling import Scaling
 
 LAYERS = ((("input", 1), 0, 64), (("middle", 0), 0, 128), (("output", 1), 1, 64))
 

@@ -10,7 +10,7 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core.exemplar import choose_layers
+from comfyui_rival.rival_core.steering.exemplar import choose_layers
 from composing import model_of
 from keeping import STEPS, invert, negative, prompts, run
 
@@ -190,7 +190,7 @@ def test_the_bytes_are_known_before_the_first_is_stored(monkeypatch, patch, samp
 
 
 def test_the_next_step_is_fetched_while_this_one_runs(monkeypatch):
-    from comfyui_rival.rival_core.features import Prefetch
+    from comfyui_rival.rival_core.chain.features import Prefetch
 
     chain, started = invert(), []
     monkeypatch.setattr(Prefetch, "start", lambda self, rows: started.append(list(rows)))

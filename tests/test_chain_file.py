@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 from chain_files import PREVIEW, Parts, make_chain, refuses, same, sound_file
-from comfyui_rival.rival_core import tensor_file
-from comfyui_rival.rival_core.chain_file import Saved, load, save, thumbnail
+from comfyui_rival.rival_core.chain import tensors as tensor_file
+from comfyui_rival.rival_core.chain.file import Saved, load, save, thumbnail
+from comfyui_rival.rival_core.chain.report import summary
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.report import summary
-from comfyui_rival.rival_core.scaling import FlowScaling
+from comfyui_rival.rival_core.inversion.scaling import FlowScaling
 
 
 def saved_and_loaded(chain, tmp_path) -> Saved:

@@ -8,8 +8,8 @@ import chain_files
 import pytest
 import torch
 from chain_files import PREVIEW, Parts, make_chain, refuses, sound_file
-from comfyui_rival.rival_core import chain_file
-from comfyui_rival.rival_core.chain_file import load
+from comfyui_rival.rival_core.chain import file as chain_file
+from comfyui_rival.rival_core.chain.file import load
 
 
 @pytest.fixture(scope="module")

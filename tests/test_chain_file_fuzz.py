@@ -10,9 +10,9 @@ import pytest
 import torch
 from campaign import files
 from chain_files import Parts, count_empty, sound_file
-from comfyui_rival.rival_core.chain_file import load
+from comfyui_rival.rival_core.chain.file import load
+from comfyui_rival.rival_core.chain.report import residual_table, summary, unsolved_notice
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.report import residual_table, summary, unsolved_notice
 
 JUNK = [None, True, -1, 0, 1, 7, 2**31, 2**63, 10**19, 0.5, -2.5, 1e308, 1e999, "", "x", "\n",
         "\ud800", "F64", "BOOL", "U8", "flow", "ddim", [], {}, [[]], {"tensor": "sigmas"},

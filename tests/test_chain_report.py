@@ -28,9 +28,9 @@ each_shape = pytest.mark.parametrize("shape", SHAPES)
 
 def make_chain(steps=6, size=(16, 16), channels=4, solver="ddim", name="SD15", **fields):
     """White noise of deviations 0.5, 0.75, 1, … on nothing."""
-    from comfyui_rival.rival_core.chain import Chain, ModelCard
-    from comfyui_rival.rival_core.inversion import Solver
-    from comfyui_rival.rival_core.scaling import Scaling
+    from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
+    from comfyui_rival.rival_core.inversion.fixed_point import Solver
+    from comfyui_rival.rival_core.inversion.scaling import Scaling
 
     generator = torch.Generator().manual_seed(0)
     sigmas = torch.logspace(-1.5, 1.16, steps + 1)
@@ -114,7 +114,7 @@ def test_thumbnails_reach_from_image_to_noise(shape):
 def test_every_channel_is_drawn_where_its_value_is():
     """The chain's deviation stays the same at all levels, so that its lines are flat."""
     from comfyui_rival.nodes import chain_picture, charts
-    from comfyui_rival.rival_core.chain_statistics import assumed, measured
+    from comfyui_rival.rival_core.chain.statistics import assumed, measured
 
     chain = make_chain(steps=30)
     own = measured(chain)

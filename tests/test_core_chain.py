@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comfyui_rival.rival_core.chain import Chain, ModelCard
+from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.exemplar import Exemplar, in_order
-from comfyui_rival.rival_core.guidance import Keep
-from comfyui_rival.rival_core.inversion import invert, to_d
-from comfyui_rival.rival_core.noise import STARTS, start_latents
-from comfyui_rival.rival_core.normalization import statistics
-from comfyui_rival.rival_core.scaling import Scaling
+from comfyui_rival.rival_core.inversion.fixed_point import invert, to_d
+from comfyui_rival.rival_core.inversion.scaling import Scaling
+from comfyui_rival.rival_core.sampling.guidance import Keep
+from comfyui_rival.rival_core.sampling.noise import STARTS, start_latents
+from comfyui_rival.rival_core.steering.exemplar import Exemplar, in_order
+from comfyui_rival.rival_core.steering.normalization import statistics
 
 SD = Scaling(sigma_max=14.6146)
 CARD = ModelCard("SD15", "SD15", ())

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.exemplar import Exemplar
-from comfyui_rival.rival_core.features import (
+from comfyui_rival.rival_core.chain.features import (
     FeatureCache,
     Prefetch,
     Stored,
@@ -16,6 +14,8 @@ from comfyui_rival.rival_core.features import (
     pack,
     unpack,
 )
+from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
 
 LAYER, OTHER = (("input", 1), 0), (("output", 3), 1)
 CPU, META = torch.device("cpu"), torch.device("meta")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comfyui_rival.rival_core.chain import Chain, ModelCard
-from comfyui_rival.rival_core.inpainting import Inpainting, shuffled_within
-from comfyui_rival.rival_core.noise import start_latents
-from comfyui_rival.rival_core.scaling import FlowScaling, Scaling
+from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
+from comfyui_rival.rival_core.inversion.scaling import FlowScaling, Scaling
+from comfyui_rival.rival_core.sampling.inpainting import Inpainting, shuffled_within
+from comfyui_rival.rival_core.sampling.noise import start_latents
 
 SIZE = (8, 10)
 SCALINGS = {"eps": Scaling(sigma_max=14.6), "flow": FlowScaling()}

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.gates import Attention, Gates
-from comfyui_rival.rival_core.schedule import (
+from comfyui_rival.rival_core.inversion.schedule import (
     LogLinearTimesteps,
     TableTimesteps,
     check_sigmas,
     rival_sigmas,
     rival_timesteps,
 )
+from comfyui_rival.rival_core.steering.gates import Attention, Gates
 
 
 def sd_table():

@@ -6,15 +6,15 @@ import math
 
 import pytest
 import torch
-from comfyui_rival.rival_core.chain import Chain, ModelCard
-from comfyui_rival.rival_core.chain_statistics import (
+from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
+from comfyui_rival.rival_core.chain.statistics import (
     assumed,
     chance,
     gap_lines,
     measured,
     moments_table,
 )
-from comfyui_rival.rival_core.scaling import FlowScaling, Scaling
+from comfyui_rival.rival_core.inversion.scaling import FlowScaling, Scaling
 
 SCALINGS = {"eps": Scaling(14.6), "edm": Scaling(80.0, 0.5), "flow": FlowScaling()}
 SIGMAS = {"eps": (0.03, 0.3, 2.0, 14.6), "edm": (0.0, 0.4, 80.0), "flow": (0.0, 0.25, 0.8, 1.0)}

@@ -6,14 +6,14 @@ from functools import partial
 
 import pytest
 import torch
-from comfyui_rival.rival_core.alignment import normalize, steering
-from comfyui_rival.rival_core.attention import blended_attention, lengthen
-from comfyui_rival.rival_core.chain import Chain, ModelCard
-from comfyui_rival.rival_core.exemplar import Exemplar
-from comfyui_rival.rival_core.gates import Gates
-from comfyui_rival.rival_core.normalization import Statistics, adain, average, statistics
-from comfyui_rival.rival_core.scaling import Scaling
-from comfyui_rival.rival_core.tokens import Tokens, join
+from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
+from comfyui_rival.rival_core.chain.tokens import Tokens, join
+from comfyui_rival.rival_core.inversion.scaling import Scaling
+from comfyui_rival.rival_core.steering.attention import blended_attention, lengthen
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
+from comfyui_rival.rival_core.steering.gates import Gates
+from comfyui_rival.rival_core.steering.normalization import Statistics, adain, average, statistics
+from comfyui_rival.rival_core.steering.step import normalize, steering
 
 random = partial(torch.randn, dtype=torch.float64)
 sdpa = torch.nn.functional.scaled_dot_product_attention

@@ -21,8 +21,8 @@ import assemble
 import diffusers_engine
 import exemplars
 import vocabulary
-from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.exemplar import Exemplar
+from comfyui_rival.rival_core.diffusers import engine
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
 from scenes import all_attributes, caption, make_scene
 from split import is_held_out
 

@@ -6,7 +6,7 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core.noise import partial_latents
+from comfyui_rival.rival_core.sampling.noise import partial_latents
 
 pytestmark = pytest.mark.host
 

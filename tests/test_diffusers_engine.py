@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.diffusers_model import Model, Prompt
+from comfyui_rival.rival_core.diffusers import engine
+from comfyui_rival.rival_core.diffusers.model import Model, Prompt
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.exemplar import Exemplar
-from comfyui_rival.rival_core.gates import Gates
-from comfyui_rival.rival_core.schedule import rival_sigmas
+from comfyui_rival.rival_core.inversion.schedule import rival_sigmas
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
+from comfyui_rival.rival_core.steering.gates import Gates
 from tiny_diffusers import (
     CAPTION,
     EMPTY,

@@ -10,16 +10,16 @@ import official
 import pytest
 import seeded
 import torch
-from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.diffusers_model import (
+from comfyui_rival.rival_core.diffusers import engine
+from comfyui_rival.rival_core.diffusers.model import (
     Model,
     Prompt,
     to_diffusers,
     to_tiny_autoencoder,
 )
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.exemplar import Exemplar
-from comfyui_rival.rival_core.gates import Gates
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
+from comfyui_rival.rival_core.steering.gates import Gates
 from paper_settings import SEED, SETTINGS, Setting, official_start
 from tiny_diffusers import CAPTION, EMPTY, EPS, NEGATIVE, V, build, photo, relative
 

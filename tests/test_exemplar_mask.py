@@ -5,13 +5,13 @@ from __future__ import annotations
 import graph
 import pytest
 import torch
-from comfyui_rival.rival_core.alignment import Step, steering
+from comfyui_rival.rival_core.chain.tokens import Tokens
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.exemplar import Exemplar
-from comfyui_rival.rival_core.gates import Gates
-from comfyui_rival.rival_core.masks import tokens_inside
-from comfyui_rival.rival_core.normalization import statistics
-from comfyui_rival.rival_core.tokens import Tokens
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
+from comfyui_rival.rival_core.steering.gates import Gates
+from comfyui_rival.rival_core.steering.masks import tokens_inside
+from comfyui_rival.rival_core.steering.normalization import statistics
+from comfyui_rival.rival_core.steering.step import Step, steering
 from test_layers import key_lengths
 
 pytestmark = pytest.mark.host

@@ -91,7 +91,7 @@ def test_another_run_may_take_the_number_first(folders, monkeypatch, at_the_last
 
 
 def test_what_is_being_written_is_not_listed(folders):
-    from comfyui_rival.rival_core import whole_file
+    from comfyui_rival.rival_core.chain import whole_file
 
     save(chain_of(), "x")
     whole = (folders / "output" / "x_00001_.safetensors").read_bytes()
@@ -102,7 +102,7 @@ def test_what_is_being_written_is_not_listed(folders):
 def test_a_full_disk_is_no_matter_of_the_name(folders, monkeypatch):
     import errno
 
-    from comfyui_rival.rival_core import whole_file
+    from comfyui_rival.rival_core.chain import whole_file
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -111,7 +111,7 @@ def test_the_list_shows_the_chains_of_both_folders(folders):
 @pytest.fixture
 def links(folders):
     """Links out of the folders, where the host can make them."""
-    from comfyui_rival.rival_core import chain_file
+    from comfyui_rival.rival_core.chain import file as chain_file
 
     secret = folders / "outside" / "secret.safetensors"
     chain_file.save(chain_of(), secret)
@@ -131,7 +131,7 @@ OUTSIDE = ["../outside/secret.safetensors", "sub/../../outside/secret.safetensor
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_no_name_leaves_the_folders(folders, name):
-    from comfyui_rival.rival_core import chain_file
+    from comfyui_rival.rival_core.chain import file as chain_file
 
     chain_file.save(chain_of(), folders / "outside" / "secret.safetensors")
     chain_file.save(chain_of(), folders / "temp" / "t.safetensors")
@@ -320,7 +320,7 @@ def test_chains_that_no_inversion_makes(folders, name):
 
 
 def chain_saved(chain, folders) -> str:
-    from comfyui_rival.rival_core import chain_file
+    from comfyui_rival.rival_core.chain import file as chain_file
 
     chain_file.save(chain, folders / "input" / "foreign.safetensors")
     return "foreign.safetensors"

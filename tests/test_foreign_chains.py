@@ -299,7 +299,7 @@ def test_a_report_of_residuals_that_are_none(load):
 
 def test_a_schedule_of_another_pack_is_saved_and_loaded(load, folder):
     from comfyui_rival.nodes import RivalLoadChain
-    from comfyui_rival.rival_core import chain_file
+    from comfyui_rival.rival_core.chain import file as chain_file
 
     for schedule, wanted in {"GITS[coeff=1.2]": "GITS[coeff=1.2]", "a/<b>é": "a__b__"}.items():
         chain = dataclasses.replace(load(), schedule=schedule)

@@ -6,9 +6,9 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core import guidance
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.masks import resize_mask
+from comfyui_rival.rival_core.sampling import guidance
+from comfyui_rival.rival_core.steering.masks import resize_mask
 
 pytestmark = pytest.mark.host
 

@@ -14,7 +14,7 @@ sys.path[:0] = [str(REPO / "benchmarks")]
 import help_page
 import help_pictures
 import help_scenes
-from comfyui_rival.rival_core.report import Errors
+from comfyui_rival.rival_core.chain.report import Errors
 
 NODES = json.loads((REPO / "tests" / "golden" / "nodes.json").read_text(encoding="utf-8"))
 PROMPT = {

@@ -8,7 +8,7 @@ import math
 import graph
 import pytest
 import torch
-from comfyui_rival.rival_core.noise import draw_latents, noise_of, resample, start_latents
+from comfyui_rival.rival_core.sampling.noise import draw_latents, noise_of, resample, start_latents
 
 pytestmark = pytest.mark.host
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import graph
 import pytest
 import torch
-from comfyui_rival.rival_core.alignment import steering
-from comfyui_rival.rival_core.chain import ModelCard
+from comfyui_rival.rival_core.chain.chain import ModelCard
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.exemplar import LAYERS, Exemplar, choose_layers
-from comfyui_rival.rival_core.gates import Gates
+from comfyui_rival.rival_core.steering.exemplar import LAYERS, Exemplar, choose_layers
+from comfyui_rival.rival_core.steering.gates import Gates
+from comfyui_rival.rival_core.steering.step import steering
 
 pytestmark = pytest.mark.host
 CONCAT = {"replace_end": 0.0, "normalize_end": 0.0}

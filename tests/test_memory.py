@@ -6,9 +6,9 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core.alignment import with_exemplars
-from comfyui_rival.rival_core.chain import same
-from comfyui_rival.rival_core.exemplar import Exemplar
+from comfyui_rival.rival_core.chain.chain import same
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
+from comfyui_rival.rival_core.steering.step import with_exemplars
 from composing import model_of
 from keeping import STEPS, invert, negative, prompts
 

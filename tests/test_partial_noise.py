@@ -8,7 +8,11 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core.sampling import DrawnNoise, ancestral_step, sample_euler_partial
+from comfyui_rival.rival_core.sampling.partial_noise import (
+    DrawnNoise,
+    ancestral_step,
+    sample_euler_partial,
+)
 
 
 def test_steps_are_ddims_with_eta():

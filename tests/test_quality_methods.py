@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_rival.rival_core import diffusers_engine as engine
-from comfyui_rival.rival_core.diffusers_model import Model
+from comfyui_rival.rival_core.diffusers import engine
+from comfyui_rival.rival_core.diffusers.model import Model
 from tiny_diffusers import CAPTION, EMPTY, build, photo
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))

@@ -6,18 +6,18 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core.alignment import (
+from comfyui_rival.rival_core.chain.tokens import Tokens
+from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.steering.attention import blended_attention
+from comfyui_rival.rival_core.steering.exemplar import Exemplar, statistics_inside
+from comfyui_rival.rival_core.steering.gates import Gates
+from comfyui_rival.rival_core.steering.normalization import adain, statistics
+from comfyui_rival.rival_core.steering.step import (
     Step,
     normalize,
     normalize_masked,
     steering,
 )
-from comfyui_rival.rival_core.attention import blended_attention
-from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.exemplar import Exemplar, statistics_inside
-from comfyui_rival.rival_core.gates import Gates
-from comfyui_rival.rival_core.normalization import adain, statistics
-from comfyui_rival.rival_core.tokens import Tokens
 
 pytestmark = pytest.mark.host
 LAYER = (("input", 1), 0)

@@ -7,9 +7,16 @@ import math
 import pytest
 import torch
 from comfyui_rival.rival_core.errors import RivalError
-from comfyui_rival.rival_core.inversion import SOLVERS, Solver, anderson_step, invert, solve, to_d
-from comfyui_rival.rival_core.scaling import FlowScaling, Scaling
-from comfyui_rival.rival_core.schedule import rival_timesteps
+from comfyui_rival.rival_core.inversion.fixed_point import (
+    SOLVERS,
+    Solver,
+    anderson_step,
+    invert,
+    solve,
+    to_d,
+)
+from comfyui_rival.rival_core.inversion.scaling import FlowScaling, Scaling
+from comfyui_rival.rival_core.inversion.schedule import rival_timesteps
 
 SD = Scaling(14.6146)
 ITERATING = [name for name in SOLVERS if name != "ddim"]

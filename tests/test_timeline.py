@@ -7,8 +7,8 @@ import random
 
 import pytest
 import workflow
-from comfyui_rival.rival_core.gates import Gates
-from comfyui_rival.rival_core.schedule import rival_timesteps
+from comfyui_rival.rival_core.inversion.schedule import rival_timesteps
+from comfyui_rival.rival_core.steering.gates import Gates
 from serving import PACK_NAME
 from test_workflows import WORKFLOWS, load, quick
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from chain_files import make_chain, refuses, same
-from comfyui_rival.rival_core import tensor_file, whole_file
-from comfyui_rival.rival_core.chain_file import Taken, load, save
+from comfyui_rival.rival_core.chain import tensors as tensor_file
+from comfyui_rival.rival_core.chain import whole_file
+from comfyui_rival.rival_core.chain.file import Taken, load, save
 from comfyui_rival.rival_core.errors import RivalError
 
 TESTS = Path(__file__).resolve().parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import seeded
 import torch
-from comfyui_rival.rival_core.diffusers_model import Prompt
+from comfyui_rival.rival_core.diffusers.model import Prompt
 
 diffusers = pytest.importorskip("diffusers")
 

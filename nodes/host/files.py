@@ -11,11 +11,11 @@ import comfy.model_management
 import folder_paths
 from torch import Tensor
 
-from ...rival_core import chain_file
-from ...rival_core.chain import Chain
-from ...rival_core.chain_file import Saved, thumbnail
+from ...rival_core.chain import file as chain_file
+from ...rival_core.chain.chain import Chain
+from ...rival_core.chain.file import Saved, thumbnail
+from ...rival_core.chain.whole_file import advice
 from ...rival_core.errors import RivalError, shown
-from ...rival_core.whole_file import advice
 from .previews import latent_format, picture_of
 
 SUFFIX = ".safetensors"

@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...rival_core.chain import Chain
+from ...rival_core.chain.chain import Chain
 from .apart import OURS, apart, explained, kept_out
 from .loras import schedule_loras, settle
 

@@ -11,10 +11,15 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...rival_core.chain import ModelCard
+from ...rival_core.chain.chain import ModelCard
 from ...rival_core.errors import RivalError
-from ...rival_core.scaling import FlowScaling, Scaling
-from ...rival_core.schedule import FlowTimesteps, LogLinearTimesteps, TableTimesteps, Timesteps
+from ...rival_core.inversion.scaling import FlowScaling, Scaling
+from ...rival_core.inversion.schedule import (
+    FlowTimesteps,
+    LogLinearTimesteps,
+    TableTimesteps,
+    Timesteps,
+)
 
 # The image UNets, by ComfyUI's class names, and the latent area they were trained at.
 FAMILIES = {

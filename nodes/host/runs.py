@@ -14,12 +14,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...rival_core import inversion
-from ...rival_core.chain import Chain
-from ...rival_core.inpainting import Inpainting
-from ...rival_core.inversion import Inversion, Solver
-from ...rival_core.sampling import sample_euler_partial
-from ...rival_core.scaling import Scaling
+from ...rival_core.chain.chain import Chain
+from ...rival_core.inversion import fixed_point as inversion
+from ...rival_core.inversion.fixed_point import Inversion, Solver
+from ...rival_core.inversion.scaling import Scaling
+from ...rival_core.sampling.inpainting import Inpainting
+from ...rival_core.sampling.partial_noise import sample_euler_partial
 from .apart import explained, kept_out, set_apart
 from .hooks import with_hooks
 from .loras import follow_sigma

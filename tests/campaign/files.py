@@ -112,7 +112,8 @@ def use(rng: random.Random, family: str, chain) -> None:
 
 def write(path: Path, opened: Opened) -> None:
     """The file, without tensors that nothing names any more, and its checksum."""
-    from comfyui_rival.rival_core import chain_file, tensor_file
+    from comfyui_rival.rival_core.chain import file as chain_file
+    from comfyui_rival.rival_core.chain import tensors as tensor_file
 
     text = tensor_file.dump(opened.description)
     named = [f'"{name}"' in text or name in OWN for name in opened.tensors]
@@ -154,7 +155,8 @@ def model_of(family: str) -> tuple:
 def sound(family: str) -> Opened:
     """What a file of this family holds; of every second family's prompts there are two."""
     import tiny
-    from comfyui_rival.rival_core import chain_file, tensor_file
+    from comfyui_rival.rival_core.chain import file as chain_file
+    from comfyui_rival.rival_core.chain import tensors as tensor_file
 
     model, positive, negative = model_of(family)
     other = {} if family == "sdxl" else {"negative": negative}

@@ -65,7 +65,7 @@ def save_chain() -> None:
     """A chain of the tiny SD1.5 in the input folder."""
     import folder_paths
     import graph
-    from comfyui_rival.rival_core import chain_file
+    from comfyui_rival.rival_core.chain import file as chain_file
 
     model = stand_ins.model("sd15")
     chain, _ = graph.invert(model, stand_ins.photo("photo", 1, "sd15"),

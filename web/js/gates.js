@@ -1,4 +1,4 @@
-// The schedule's gates, as rival_core/gates.py has them. Pure: numbers in, numbers out.
+// The schedule's gates, as rival_core/steering/gates.py has them. Pure: numbers in, numbers out.
 
 /** The paper's timestep at a fraction of the schedule, 0 at pure noise; to a millionth. */
 const timestepAt = (fraction) => Math.round(1e9 * (1 - fraction)) / 1e6;

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import RivalError
+from ..errors import RivalError
 from .whole_file import new_file
 
 DTYPES = {

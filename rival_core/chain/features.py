@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import RivalError
+from ..errors import RivalError
 from .tokens import Layer, Tokens
 
 FEATURES = ("live", "cached", "cached_int8")

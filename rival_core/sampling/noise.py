@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from .chain import Chain
-from .errors import RivalError
-from .exemplar import Exemplar
-from .normalization import statistics
-from .values import choice
+from ..chain.chain import Chain
+from ..errors import RivalError
+from ..steering.exemplar import Exemplar
+from ..steering.normalization import statistics
+from ..values import choice
 
 Size = tuple[int, int]
 

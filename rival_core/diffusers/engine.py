@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import inversion
-from .alignment import Step, steering
-from .attention import blended_attention, lengthen
-from .chain import Chain
-from .diffusers_model import Model, Prompt
-from .errors import RivalError
-from .exemplar import Exemplar
-from .inversion import DDIM, Solver, to_d
-from .noise import start_latents
-from .schedule import check_sigmas, rival_sigmas
-from .tokens import Layer, Tokens
+from ..chain.chain import Chain
+from ..chain.tokens import Layer, Tokens
+from ..errors import RivalError
+from ..inversion import fixed_point as inversion
+from ..inversion.fixed_point import DDIM, Solver, to_d
+from ..inversion.schedule import check_sigmas, rival_sigmas
+from ..sampling.noise import start_latents
+from ..steering.attention import blended_attention, lengthen
+from ..steering.exemplar import Exemplar
+from ..steering.step import Step, steering
+from .model import Model, Prompt
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 

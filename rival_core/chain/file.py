@@ -20,14 +20,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import conditioning_file, tensor_file
+from ..errors import RivalError, shown
+from ..inversion.fixed_point import Solver
+from ..inversion.scaling import FlowScaling, Scaling
+from ..inversion.schedule import check_sigmas
+from . import conditioning as conditioning_file
+from . import tensors as tensor_file
 from .chain import Chain, ModelCard
-from .conditioning_file import pack_conditioning, unpack_conditioning
-from .errors import RivalError, shown
-from .inversion import Solver
-from .scaling import FlowScaling, Scaling
-from .schedule import check_sigmas
-from .tensor_file import check, dump, parse, read_layout, read_tensors
+from .conditioning import pack_conditioning, unpack_conditioning
+from .tensors import check, dump, parse, read_layout, read_tensors
 from .whole_file import advice
 
 KEY, VERSION = "rival_chain", 1

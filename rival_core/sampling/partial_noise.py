@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .errors import RivalError
-from .inversion import to_d
+from ..errors import RivalError
+from ..inversion.fixed_point import to_d
 
 
 def ancestral_step(sigma: float, target: float, eta: float) -> tuple[float, float]:

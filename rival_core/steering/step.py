@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .chain import Chain
-from .errors import RivalError
+from ..chain.chain import Chain
+from ..chain.tokens import Layer, Tokens, join
+from ..errors import RivalError
+from ..inversion.fixed_point import to_d
 from .exemplar import Exemplar, statistics_inside
 from .gates import Attention
-from .inversion import to_d
 from .masks import token_grid
 from .normalization import Statistics, adain, average
 from .parts import Part
-from .tokens import Layer, Tokens, join
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from .values import number
+from ..values import number
 
 
 class Attention(Enum):

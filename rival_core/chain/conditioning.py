@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import RivalError
-from .tensor_file import DAMAGED, MOST_DIMENSIONS, NAMES, check
+from ..errors import RivalError
+from .tensors import DAMAGED, MOST_DIMENSIONS, NAMES, check
 
 MOST_NESTING = 8
 MOST_INT = 2**63

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .chain import Chain
+from ..chain.chain import Chain
 from .noise import draw_latents, noise_of, resample, start_latents
 
 # Two latents of one picture differ by less than this share: VAE Encode (for Inpainting) greys the

@@ -11,9 +11,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
-from .chain import Chain
-from .errors import RivalError
-from .masks import RESOLUTIONS, resize_mask, token_grid
+from ..chain.chain import Chain
+from ..errors import RivalError
+from ..steering.masks import RESOLUTIONS, resize_mask, token_grid
 
 USUAL_FACTOR = 4  # Prompt-to-Prompt's 16 x 16 maps of a 64 x 64 latent
 

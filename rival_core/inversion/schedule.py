@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import RivalError
+from ..errors import RivalError
 
 FEWEST_STEPS, MOST_STEPS = 5, 400
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .chain import Chain, ModelCard
-from .errors import RivalError
-from .features import FEATURES
+from ..chain.chain import Chain, ModelCard
+from ..chain.features import FEATURES
+from ..chain.tokens import Layer, Tokens, select
+from ..errors import RivalError
+from ..values import choice, number
 from .gates import Gates
 from .masks import every_second, resize_mask, tokens_inside
 from .normalization import Statistics, statistics
 from .parts import Part
-from .tokens import Layer, Tokens, select
-from .values import choice, number
 
 
 @dataclass(frozen=True, eq=False, repr=False)

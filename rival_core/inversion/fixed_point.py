@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import RivalError
+from ..errors import RivalError
+from ..values import choice, number, whole_number
 from .scaling import Scaling
-from .values import choice, number, whole_number
 
 SOLVERS = ("ddim", "fixed_point", "anderson", "empirical")
 RIDGE = 1e-7  # of the Gram matrix's trace: what float32 inner products know

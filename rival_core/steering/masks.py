@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from .errors import RivalError
+from ..errors import RivalError
 
 # Of attention layers: latent pixels to a side of a token.
 RESOLUTIONS = {"full": 1, "half": 2, "quarter": 4, "eighth": 8}

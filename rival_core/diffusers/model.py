@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .alignment import Layer
-from .chain import ModelCard
-from .errors import RivalError
-from .scaling import Scaling
-from .schedule import TableTimesteps
+from ..chain.chain import ModelCard
+from ..errors import RivalError
+from ..inversion.scaling import Scaling
+from ..inversion.schedule import TableTimesteps
+from ..steering.step import Layer
 
 if TYPE_CHECKING:  # imported where it is needed, since only this file's users have it
     from diffusers import AutoencoderTiny, UNet2DConditionModel

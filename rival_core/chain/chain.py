@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..inversion.fixed_point import DDIM, Solver
+from ..inversion.scaling import Scaling
 from .features import FeatureCache
-from .inversion import DDIM, Solver
-from .scaling import Scaling
 from .tokens import Layer
 
 

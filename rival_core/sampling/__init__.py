@@ -1,0 +1,1 @@
+"""Sampling beside a chain: where it starts, fresh noise, holes, guidance."""

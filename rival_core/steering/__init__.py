@@ -1,0 +1,1 @@
+"""How generated rows read the photo: tokens, gates, masks, statistics. Knows no host."""
