@@ -87,7 +87,7 @@ def invert(model, latent, prompt, steps: int, features: str):
 def sample(model, chain, prompt, seed: int, features: str) -> tuple:
     """(the latents of one variation, calls of the photo's own row)"""
     from comfyui_rival.nodes import RivalKSampler, host
-    from comfyui_rival.nodes.alignment import align
+    from comfyui_rival.nodes.steering.run import align
     from comfyui_rival.rival_core.steering.exemplar import Exemplar
 
     original, calls = host.evaluate, []

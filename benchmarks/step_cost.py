@@ -185,7 +185,7 @@ def metered(meter):
 
 def patched(model, kind: Kind, chain, phase: str):
     """The MODEL with which a kind samples."""
-    from comfyui_rival.nodes.alignment import align
+    from comfyui_rival.nodes.steering.run import align
     from comfyui_rival.rival_core.steering.exemplar import Exemplar
 
     if kind in (Kind("plain"), INVERSION):

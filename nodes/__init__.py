@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .chain_files import RivalLoadChain, RivalSaveChain
 from .chain_report import RivalChainReport
-from .files import RivalLoadChain, RivalSaveChain
 from .guidance import RivalBlendedGuidance
 from .invert import RivalInvert
 from .noise import RivalNoise, RivalSigmas

@@ -9,7 +9,7 @@ from ..rival_core.chain.chain import Chain
 from ..rival_core.chain.report import residual_table, summary, unsolved_notice
 from ..rival_core.chain.statistics import gap_lines, moments_table
 from . import host
-from .chain_picture import details, draw_report, shown_levels
+from .pictures.chain_picture import details, draw_report, shown_levels
 from .schema import named, output, schema
 from .start import chain_input
 from .values import checked

@@ -12,7 +12,7 @@ from ..rival_core.chain.chain import Chain
 from ..rival_core.errors import RivalError
 from ..rival_core.inversion.scaling import FlowScaling, Scaling
 from . import host
-from .alignment import alignment_of
+from .steering.run import alignment_of
 
 # Keys of a conditioning entry that make it act on a part of the image, the schedule or the model.
 PARTIAL = {

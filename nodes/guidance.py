@@ -12,9 +12,10 @@ from ..rival_core.chain.chain import Chain
 from ..rival_core.errors import RivalError
 from ..rival_core.sampling.guidance import Blend, Keep, attention_mask, attention_to, word_positions
 from ..rival_core.steering.masks import RESOLUTIONS, resize_mask
-from . import alignment, checks, host
-from .alignment import GUIDANCE as NODE
+from . import checks, host
 from .schema import RivalChain, advanced, named, notify, output, schema
+from .steering import run as alignment
+from .steering.run import GUIDANCE as NODE
 from .values import checked
 
 PROBES = 8  # of the chain's latents, spread evenly: where words attend changes from step to step

@@ -15,9 +15,9 @@ from ..rival_core.errors import RivalError
 from ..rival_core.inversion.fixed_point import SOLVERS, Solver
 from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas, rival_timesteps
 from . import checks, host
-from .handover import Handover, solver_sees, something_reads
-from .remarks import left_out
 from .schema import RivalChain, advanced, named, notify, output, schema
+from .steering.handover import Handover, solver_sees, something_reads
+from .steering.remarks import left_out
 from .values import checked
 
 NODE = "RIVAL Invert"

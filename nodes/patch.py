@@ -9,8 +9,8 @@ from ..rival_core.errors import RivalError
 from ..rival_core.steering.exemplar import KEYS, LAYERS, Exemplar, choose_layers
 from ..rival_core.steering.gates import Gates
 from . import checks, host
-from .alignment import align
 from .schema import RivalChain, advanced, named, notify, output, schema
+from .steering.run import align
 from .values import checked
 
 NODE = "RIVAL Patch Model"

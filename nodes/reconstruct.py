@@ -10,9 +10,9 @@ from torch import Tensor
 from ..rival_core.chain.report import errors, summary
 from ..rival_core.errors import RivalError
 from . import checks, host
-from .remarks import left_out
 from .schema import named, notify, output, schema
 from .start import chain_input, start_noise
+from .steering.remarks import left_out
 from .values import checked
 
 NODE = "RIVAL Reconstruct"

@@ -7,7 +7,6 @@ from comfy_api.latest import io
 from ..rival_core.errors import RivalError
 from ..rival_core.sampling.partial_noise import DrawnNoise, check_eta
 from . import checks, host
-from .alignment import exemplars_of
 from .schema import advanced, named, notify, output, schema
 from .start import (
     chain_input,
@@ -20,6 +19,7 @@ from .start import (
     start_noise,
     target,
 )
+from .steering.run import exemplars_of
 from .values import checked
 
 NODE = "RIVAL KSampler"

@@ -45,7 +45,7 @@ def live_runs():
     """A list of weak references to every Run that sampling creates."""
     import weakref
 
-    from comfyui_rival.nodes import alignment
+    from comfyui_rival.nodes.steering import run as alignment
 
     runs, original = [], alignment.Run.__init__
 

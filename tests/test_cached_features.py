@@ -177,7 +177,7 @@ def test_two_photos_each_keep_their_own():
     ],
 )
 def test_the_bytes_are_known_before_the_first_is_stored(monkeypatch, patch, sampler):
-    from comfyui_rival.nodes import features
+    from comfyui_rival.nodes.steering import features
 
     chain, asked, choose = invert(negative=negative()), [], features.choose_place
     monkeypatch.setattr(

@@ -102,7 +102,7 @@ def test_any_chain_is_drawn_and_no_words_overlap(shape, words):
 
 @each_shape
 def test_thumbnails_reach_from_image_to_noise(shape):
-    from comfyui_rival.nodes.chain_picture import shown_levels
+    from comfyui_rival.nodes.pictures.chain_picture import shown_levels
 
     steps, size, channels, solver = SHAPES[shape]
     levels = shown_levels(make_chain(steps, size, channels, solver))
@@ -113,7 +113,7 @@ def test_thumbnails_reach_from_image_to_noise(shape):
 
 def test_every_channel_is_drawn_where_its_value_is():
     """The chain's deviation stays the same at all levels, so that its lines are flat."""
-    from comfyui_rival.nodes import chain_picture, charts
+    from comfyui_rival.nodes.pictures import chain_picture, charts
     from comfyui_rival.rival_core.chain.statistics import assumed, measured
 
     chain = make_chain(steps=30)
@@ -133,7 +133,7 @@ def test_every_channel_is_drawn_where_its_value_is():
 
 @pytest.mark.parametrize("style, share", [("dotted", 0.3), ("line", 1.0), ("bars", 0.72)])
 def test_a_curve_goes_from_its_first_point_to_its_last(style, share):
-    from comfyui_rival.nodes import charts
+    from comfyui_rival.nodes.pictures import charts
 
     curve = charts.Curve(range(21), [1.0] * 21, charts.COLOURS[1], style)
     frame = charts.Frame(charts.Chart("", 20, [curve]), 420, 100)
@@ -143,7 +143,7 @@ def test_a_curve_goes_from_its_first_point_to_its_last(style, share):
 
 
 def test_what_is_no_number_leaves_a_gap():
-    from comfyui_rival.nodes import charts
+    from comfyui_rival.nodes.pictures import charts
 
     curve = charts.Curve(range(4), [math.nan, 1.0, 2.0, math.inf])
     frame = charts.Frame(charts.Chart("", 3, [curve]), 400, 100)
@@ -152,7 +152,7 @@ def test_what_is_no_number_leaves_a_gap():
 
 
 def test_the_axes_are_linear_and_logarithmic():
-    from comfyui_rival.nodes.charts import Chart, Curve, Frame
+    from comfyui_rival.nodes.pictures.charts import Chart, Curve, Frame
 
     steps, values = (1, 2, 3), (2e-5, 1e-4, 5e-3)
     log = Frame(Chart("", 3, [Curve(steps, values)], log=True), 400, 300)
@@ -176,7 +176,7 @@ def test_extreme_residuals_are_drawn(residuals, words):
 @pytest.mark.parametrize("low, high, most", [(0, 1, 9), (0, 400, 9), (-0.31, 0.27, 6), (0, 7, 9),
                                              (0.4, 1.1, 6), (0, 10000, 9)])
 def test_round_numbers(low, high, most):
-    from comfyui_rival.nodes.charts import round_numbers
+    from comfyui_rival.nodes.pictures.charts import round_numbers
 
     found = round_numbers(low, high, most)
     assert 2 <= len(found) <= most + 1 and low <= min(found) and max(found) <= high
@@ -187,7 +187,7 @@ def test_round_numbers(low, high, most):
 
 @pytest.mark.parametrize("solver, tolerance", [("ddim", None), ("anderson", 1e-4)])
 def test_residuals_and_the_tolerance(solver, tolerance, words):
-    from comfyui_rival.nodes.chain_picture import residual_chart
+    from comfyui_rival.nodes.pictures.chain_picture import residual_chart
 
     chain = make_chain(steps=20, solver=solver)
     chart = residual_chart(chain)
@@ -259,7 +259,7 @@ def test_without_a_vae_thumbnails_are_the_hosts_previews():
 @pytest.mark.parametrize("vae", [None, CountingVAE()])
 def test_a_latent_format_that_cannot_be_shown_is_grey_and_said(name, vae, words):
     """Flux is known and has 16 channels, so only its fast preview fails here."""
-    from comfyui_rival.nodes import chain_picture
+    from comfyui_rival.nodes.pictures import chain_picture
 
     image, _, _ = report(make_chain(name=name), vae=vae)
     grey = "#{:02x}{:02x}{:02x}".format(*chain_picture.NO_PREVIEW)

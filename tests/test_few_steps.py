@@ -83,7 +83,7 @@ def test_the_photo_comes_back(kind, steps, sampler):
                                          ("lcm", 4), ("lcm", 8)])  # fmt: skip
 def test_gates_open_at_the_real_timesteps(kind, steps, monkeypatch):
     """By the official comparisons, at t looked up in the full table of noise levels."""
-    from comfyui_rival.nodes import alignment
+    from comfyui_rival.nodes.steering import run as alignment
 
     table, seen = official.alphas_cumprod(), []
     table = ((1 - table) / table).sqrt()

@@ -217,7 +217,7 @@ def test_no_room_is_refused_at_the_first_step(monkeypatch):
 
 
 def test_the_bytes_are_known_at_the_first_step(monkeypatch):
-    from comfyui_rival.nodes import handover
+    from comfyui_rival.nodes.steering import handover
 
     asked, choose = [], handover.choose_place
     monkeypatch.setattr(
@@ -231,7 +231,7 @@ def test_only_the_last_evaluation_of_one_step_is_held(monkeypatch):
     import gc
     import weakref
 
-    from comfyui_rival.nodes import recorder
+    from comfyui_rival.nodes.steering import recorder
 
     seen, record = [], recorder.Recorder.__call__
 

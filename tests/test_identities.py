@@ -59,7 +59,7 @@ def test_injecting_nothing_is_the_plain_model_bitwise(setup, name):
 
 def test_full_strength_adds_no_attention(setup):
     """Strength 1 and the parity tests run the same path: no blending function is installed."""
-    from comfyui_rival.nodes import alignment
+    from comfyui_rival.nodes.steering import run as alignment
 
     step = alignment.Step(1.0, alignment.steering([alignment.Exemplar(setup["chain"])], 500))
     assert alignment.Injection(step, {}, ()).replaces() == {}
@@ -105,7 +105,7 @@ def test_a_failed_run_holds_nothing_even_while_its_error_is_kept(setup):
 
 
 def test_tokens_live_for_one_sigma_at_a_time(setup, monkeypatch):
-    from comfyui_rival.nodes import alignment
+    from comfyui_rival.nodes.steering import run as alignment
 
     held, original = [], alignment.Run.run_exemplar
 

@@ -125,7 +125,7 @@ def test_bad_input(setup):
 
 
 def test_fractional_strength_blends_in_its_layers_only(setup):
-    from comfyui_rival.nodes import alignment
+    from comfyui_rival.nodes.steering import run as alignment
 
     chain = setup["chains"][0]
     coarse = choose_layers(chain.model, "coarse")

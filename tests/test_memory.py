@@ -36,7 +36,8 @@ def test_too_little_memory_for_the_photo_is_tried_once_more(features):
 
 
 def test_the_second_try_finds_the_cache_in_ram_and_the_device_free(monkeypatch):
-    from comfyui_rival.nodes import features, host
+    from comfyui_rival.nodes import host
+    from comfyui_rival.nodes.steering import features
 
     done, chain = [], invert()
     monkeypatch.setattr(features.Shelf, "move_to_ram", lambda self: done.append("moved"))

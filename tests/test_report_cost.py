@@ -10,7 +10,7 @@ pytestmark = pytest.mark.host
 
 def test_the_work_grows_with_the_steps_and_no_faster():
     """How often a curve's numbers are looked at."""
-    from comfyui_rival.nodes import charts
+    from comfyui_rival.nodes.pictures import charts
 
     class Counted(list):
         looked_at = 0
@@ -33,7 +33,8 @@ def test_the_work_grows_with_the_steps_and_no_faster():
 def test_a_report_can_be_interrupted():
     """Between two curves, and between two thumbnails."""
     import comfy.model_management as management
-    from comfyui_rival.nodes import chain_picture, chain_report
+    from comfyui_rival.nodes import chain_report
+    from comfyui_rival.nodes.pictures import chain_picture
 
     def stopped(part, *args):
         management.interrupt_current_processing(True)

@@ -89,7 +89,7 @@ def tiny_photo() -> dict:
 
 def test_a_skipped_exemplar_is_an_error_not_a_silence(setup):
     """A pack that skips transformer blocks leaves nothing to read there, and the node says so."""
-    from comfyui_rival.nodes import alignment
+    from comfyui_rival.nodes.steering import run as alignment
 
     _, chain, _ = setup
     step = alignment.Step(1.0, alignment.steering([alignment.Exemplar(chain)], 500))

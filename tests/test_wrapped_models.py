@@ -83,8 +83,8 @@ def test_what_cannot_be_looked_into_is_named(wrapper):
 
 def test_the_hooks_are_not_compiled():
     """What they keep changes at every call, and each change would compile them anew."""
-    from comfyui_rival.nodes.alignment import Injection
-    from comfyui_rival.nodes.recorder import Recorder
+    from comfyui_rival.nodes.steering.recorder import Recorder
+    from comfyui_rival.nodes.steering.run import Injection
 
     layer = (("input", 1), 0)
     options = {"block": layer[0], "block_index": layer[1], "uuids": ["a"]}

@@ -42,7 +42,7 @@ class Device:
 @contextmanager
 def watched(device: Device, by_attention: bool) -> Iterator[None]:
     """The model's calls, or its attention layers' calls, use this device."""
-    from comfyui_rival.nodes.recorder import Recorder
+    from comfyui_rival.nodes.steering.recorder import Recorder
 
     from . import stand_ins
 

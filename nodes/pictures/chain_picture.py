@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from ..rival_core.chain.chain import Chain
-from ..rival_core.chain.report import unsolved_notice
-from ..rival_core.chain.statistics import Moments, assumed, chance, measured
+from ...rival_core.chain.chain import Chain
+from ...rival_core.chain.report import unsolved_notice
+from ...rival_core.chain.statistics import Moments, assumed, chance, measured
 from .charts import COLOURS, FAINT, INK, PAPER, TEXT_SIZE, Chart, Curve, draw_chart, font, wrap
 
 WIDTH, MARGIN, GAP = 1400, 36, 14

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
-from ..rival_core.chain.tokens import Layer, Tokens
-from . import host
+from ...rival_core.chain.tokens import Layer, Tokens
+from .. import host
 
 
 class Recorder:

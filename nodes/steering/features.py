@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rival_core.chain.chain import Chain
-from ..rival_core.chain.features import Prefetch, Stored, choose_place, pack_tokens, unpack
-from ..rival_core.chain.tokens import Tokens
-from ..rival_core.steering.exemplar import Exemplar
-from ..rival_core.steering.step import Step, steering
-from . import host
-from .schema import named
+from ...rival_core.chain.chain import Chain
+from ...rival_core.chain.features import Prefetch, Stored, choose_place, pack_tokens, unpack
+from ...rival_core.chain.tokens import Tokens
+from ...rival_core.steering.exemplar import Exemplar
+from ...rival_core.steering.step import Step, steering
+from .. import host
+from ..schema import named
 
 NODE = "RIVAL Patch Model"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.chain.chain import Chain
-from . import host
+from ...rival_core.chain.chain import Chain
+from .. import host
 from .remarks import Remarks
 
 # Under these names guiders keep the prompt that guidance leads away from; core's Perp-Neg has two.

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
-from ..rival_core.steering.exemplar import Exemplar
-from ..rival_core.steering.normalization import statistics
+from ...rival_core.steering.exemplar import Exemplar
+from ...rival_core.steering.normalization import statistics
 
 NODE = "RIVAL Patch Model"
 WIDER = 1.1  # of the noise over the photo's; what this pack starts from differs by far less

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from PIL import Image, ImageDraw, ImageFont
 
-from . import host
+from .. import host
 
 PAPER, INK, FAINT, GRID, BAND = "#faf9f6", "#202024", "#6a6a70", "#e2e0da", "#e9e7f0"
 # Okabe and Ito's colours, which the colour-blind tell apart; yellow is too light for paper.

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rival_core.errors import RivalError
-from ..rival_core.sampling.guidance import Blend, Keep
-from ..rival_core.steering.exemplar import Exemplar, in_order
-from ..rival_core.steering.step import Step, steering, with_exemplars
-from . import host
+from ...rival_core.errors import RivalError
+from ...rival_core.sampling.guidance import Blend, Keep
+from ...rival_core.steering.exemplar import Exemplar, in_order
+from ...rival_core.steering.step import Step, steering, with_exemplars
+from .. import host
+from ..schema import named
 from .features import shelves
 from .injection import CallWatch, Injection
 from .prediction import Prediction, Prompts
 from .recorder import Recorder
 from .remarks import NODE, Remarks
-from .schema import named
 
 GUIDANCE = "RIVAL Blended Guidance"
 KEY = "rival"

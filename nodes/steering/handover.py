@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rival_core.chain.chain import Chain, ModelCard
-from ..rival_core.chain.features import Place, Stored, choose_place, pack_tokens
-from ..rival_core.errors import RivalError
-from . import host
+from ...rival_core.chain.chain import Chain, ModelCard
+from ...rival_core.chain.features import Place, Stored, choose_place, pack_tokens
+from ...rival_core.errors import RivalError
+from .. import host
+from ..schema import notify
 from .recorder import Recorder
-from .schema import notify
 
 NODE = "RIVAL Invert"
 

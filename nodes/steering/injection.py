@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..rival_core.chain.tokens import Layer
-from ..rival_core.errors import RivalError
-from ..rival_core.steering.attention import blended_attention, lengthen
-from ..rival_core.steering.parts import Part, find_part
-from ..rival_core.steering.step import Step
-from . import host
+from ...rival_core.chain.tokens import Layer
+from ...rival_core.errors import RivalError
+from ...rival_core.steering.attention import blended_attention, lengthen
+from ...rival_core.steering.parts import Part, find_part
+from ...rival_core.steering.step import Step
+from .. import host
+from ..schema import named
 from .remarks import NODE
-from .schema import named
 
 ROWS = "rival_rows"
 

@@ -1,0 +1,1 @@
+"""What the nodes draw, with Pillow alone."""

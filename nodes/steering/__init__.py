@@ -1,0 +1,1 @@
+"""A patched MODEL at work: what its calls record, lend, keep and say."""
