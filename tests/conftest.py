@@ -13,7 +13,7 @@ TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
 
 sys.path.insert(0, str(REPO / "harness"))
-sys.path.insert(0, str(TESTS))
+sys.path[:0] = [str(TESTS / "support"), str(TESTS)]
 
 import frontend
 import hosts

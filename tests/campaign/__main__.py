@@ -16,7 +16,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[0] = str(TESTS)  # in place of this folder, whose names would hide others'
-sys.path.insert(0, str(TESTS.parent / "harness"))
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent / "harness")]
 
 import environment
 import hosts

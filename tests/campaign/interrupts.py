@@ -14,6 +14,7 @@ import torch
 from . import executing, scenes, stand_ins, watching
 
 FAMILIES = {"sd15"}
+WRITERS = {"file", "tensors", "conditioning", "whole_file"}  # of rival_core.chain
 LATEST = 3  # moments from the asking to the end of a step, where older hosts look
 
 
@@ -82,7 +83,7 @@ def stopped_at_line(number: int | None) -> Iterator[Moments]:
 
     def call(frame, *_):
         file = Path(frame.f_code.co_filename)
-        return line if file.parent.name == "rival_core" and "file" in file.name else None
+        return line if file.parent.name == "chain" and file.stem in WRITERS else None
 
     sys.settrace(call)
     try:

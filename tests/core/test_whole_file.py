@@ -17,7 +17,7 @@ from comfyui_rival.rival_core.chain import whole_file
 from comfyui_rival.rival_core.chain.file import Taken, load, save
 from comfyui_rival.rival_core.errors import RivalError
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 # Saves a chain, but sleeps where it is told to: in the middle of the bytes, or when all are there.
 CHILD = """
 import os, sys, time

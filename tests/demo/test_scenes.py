@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo" / "model"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo" / "model"))
 
 import render as drawing
 import scenes

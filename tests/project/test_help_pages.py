@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 DOCS = TESTS.parent / "web" / "docs"
 NODES = json.loads((TESTS / "golden" / "nodes.json").read_text(encoding="utf-8"))
 PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")

@@ -10,7 +10,7 @@ import pytest
 import queueing
 from queueing import LINK
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 
 # Where refusals are raised that widgets, and what is connected, decide: a case below shows each.
 QUEUED = {

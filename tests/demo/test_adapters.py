@@ -13,7 +13,7 @@ import pytest
 import torch
 from graph import relative
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo" / "model"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo" / "model"))
 
 import assemble
 import concept

@@ -14,7 +14,7 @@ import torch
 from graph import relative
 
 pytest.importorskip("diffusers")
-DEMO = Path(__file__).resolve().parent.parent / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "demo"
 sys.path += [str(DEMO), str(DEMO / "model")]
 
 import assemble

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo" / "model"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo" / "model"))
 
 import train
 from split import trained_attributes

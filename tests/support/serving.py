@@ -17,7 +17,7 @@ import standin
 if TYPE_CHECKING:
     import comfy_process
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((REPO / "example_workflows").glob("*.json"))
 PACK_NAME = "ComfyUI-RIVAL"
 CHECKPOINT, CHECKPOINT_XL = "standin.safetensors", "standin_xl.safetensors"

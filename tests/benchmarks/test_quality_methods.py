@@ -11,7 +11,7 @@ from comfyui_rival.rival_core.diffusers import engine
 from comfyui_rival.rival_core.diffusers.model import Model
 from tiny_diffusers import CAPTION, EMPTY, build, photo
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import report
 import variations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 PROJECT = (REPO / "pyproject.toml").read_text(encoding="utf-8")
 ADDRESS = re.search(r'^Repository = "(https://.+)"$', PROJECT, re.MULTILINE)[1]
 NAME = ADDRESS.rpartition("/")[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import workflow
 
-FILE = Path(__file__).parent / "golden" / "nodes.json"
+FILE = Path(__file__).resolve().parents[1] / "golden" / "nodes.json"
 NODES = list(json.loads(FILE.read_text(encoding="utf-8")))
 KEPT = ("default", "min", "max", "step", "control_after_generate", "advanced")
 
