@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO / folder) for folder in ("harness", "demo", "demo/model")]
+sys.path[:0] = [str(REPO / folder) for folder in ("harness", "tools", "demo", "demo/model")]
 
 import applications
 

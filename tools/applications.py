@@ -1,6 +1,6 @@
 """Runs templates on the demo model, and draws their pictures.
 
-    python benchmarks/applications.py --only inpainting two_photos
+    python tools/applications.py --only inpainting two_photos
 
 Each template is filled in as a user would: drawn scenes for its photos, captions for its prompts,
 the demo model for its checkpoint. All other widgets stay as they are in the file, but for the

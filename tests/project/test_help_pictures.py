@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPO / "benchmarks")]
+sys.path[:0] = [str(REPO / "tools")]
 
 import help_page
 import help_pictures

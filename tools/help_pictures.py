@@ -1,8 +1,8 @@
 """Makes the pictures of the help pages, on the demo model.
 
-    python benchmarks/help_pictures.py --only RivalPatchModel RivalKSampler
+    python tools/help_pictures.py --only RivalPatchModel RivalKSampler
 
-Each is a template, filled in as benchmarks/applications.py does, run once for every picture in it:
+Each is a template, filled in as tools/applications.py does, run once for every picture in it:
 one photo, one seed, and one setting that changes. Leaves `web/docs/<node id>.jpg`. Needs a
 ComfyUI. Pages without a run show their node, from the screenshots that the tests leave.
 """
