@@ -14,8 +14,8 @@ from ..rival_core.sampling.guidance import Blend, Keep, attention_mask, attentio
 from ..rival_core.steering.masks import RESOLUTIONS, resize_mask
 from . import checks, host
 from .schema import RivalChain, advanced, named, notify, output, schema
-from .steering import run as alignment
 from .steering.run import GUIDANCE as NODE
+from .steering.run import blend_guidance
 from .values import checked
 
 PROBES = 8  # of the chain's latents, spread evenly: where words attend changes from step to step
@@ -167,9 +167,9 @@ class RivalBlendedGuidance(io.ComfyNode):
                 maps = attention_maps(model, chain, positions)
                 found = enlarged(attention_mask(maps, size, resolution, threshold, blur))
                 mask = found if mask is None else found * resize_mask(mask, found[None])[:, 0]
-        guided = alignment.blend_guidance(model, Blend(mask, outside))
+        guided = blend_guidance(model, Blend(mask, outside))
         if keep_photo:
-            guided = alignment.keep_photo(guided, Keep(chain, mask))
+            guided = keep_photo(guided, Keep(chain, mask))
         return output(guided, mask, text=notices)
 
     @classmethod

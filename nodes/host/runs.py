@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...rival_core.chain.chain import Chain
-from ...rival_core.inversion import fixed_point as inversion
+from ...rival_core.inversion import fixed_point
 from ...rival_core.inversion.fixed_point import Inversion, Solver
 from ...rival_core.inversion.scaling import Scaling
 from ...rival_core.sampling.inpainting import Inpainting
@@ -66,7 +66,7 @@ class InversionSampler(comfy.samplers.Sampler):
             done = state["i"] * calls + state["iteration"]
             callback(done, state["denoised"], state["x"], (len(sigmas) - 1) * calls)
 
-        inverted = inversion.invert(
+        inverted = fixed_point.invert(
             model, latent_image.float(), sigmas.flip(0), self.scaling, self.solver, report,
             solved=getattr(self.watcher, "solved", None),
         )  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..chain.chain import Chain
 from ..chain.tokens import Layer, Tokens
 from ..errors import RivalError
-from ..inversion import fixed_point as inversion
+from ..inversion import fixed_point
 from ..inversion.fixed_point import DDIM, Solver, to_d
 from ..inversion.schedule import check_sigmas, rival_sigmas
 from ..sampling.noise import start_latents
@@ -55,7 +55,7 @@ def invert(
         return guided(model, x, float(sigma[0]), prompts, cfg)
 
     x = model.on_device(latent)
-    inverted = inversion.invert(denoise, x, rising, model.scaling, solver, callback)
+    inverted = fixed_point.invert(denoise, x, rising, model.scaling, solver, callback)
     return Chain(
         sigmas=rising,
         latents=torch.cat(inverted.latents).cpu(),

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import workflow
 from serving import REPO
-from test_timeline import VARIATION
-from test_workflows import load, quick
+from templates import VARIATION, load, quick
 
 pytestmark = pytest.mark.host
 

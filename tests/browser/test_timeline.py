@@ -10,13 +10,12 @@ import workflow
 from comfyui_rival.rival_core.inversion.schedule import rival_timesteps
 from comfyui_rival.rival_core.steering.gates import Gates
 from serving import PACK_NAME
-from test_workflows import WORKFLOWS, load, quick
+from templates import VARIATION, load, quick
 
 pytestmark = pytest.mark.host
 
 NODE = "RivalPatchModel"
 MODULE = f"/extensions/{PACK_NAME}/js/gates.js"
-VARIATION = next(path for path in WORKFLOWS if path.stem == "variation")
 STEPS = 6
 UNUSED = iter((0.5, 0.6))
 

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import workflow
 from browsing import opened
 from serving import PACK_NAME, WORKFLOWS, pictures
-
-STEPS = 6
+from templates import load, quick
 
 
 @pytest.fixture(scope="module", params=WORKFLOWS, ids=lambda path: path.stem)
 def path(request):
     """Of the module's scope, so that the tests of one workflow run next to each other."""
     return request.param
-
-
-def load(path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def quick(node: dict) -> dict:
-    """The inputs that give a node of a prompt few steps on few and small pictures."""
-    most = {"steps": STEPS, "iterations": 3, "batch_size": 2, "megapixels": 0.01}
-    if node["class_type"] == "EmptyLatentImage":
-        most |= {"width": 64, "height": 48}
-    widgets = {n: value for n, value in node["inputs"].items() if not isinstance(value, list)}
-    return {name: min(value, widgets[name]) for name, value in most.items() if name in widgets}
 
 
 def quick_prompt(path, object_info) -> dict:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -222,18 +220,6 @@ def test_chains_are_float32_whatever_the_model_runs_in(chain):
     assert other.latents.dtype == torch.float32 and relative(other.latents, chain.latents) < 0.1
     out = sample(half, other, draws=range(2))
     assert out.dtype == torch.float32 and torch.isfinite(out).all()
-
-
-def test_nothing_else_in_the_pack_knows_diffusers():
-    pack = Path(engine.__file__).parents[1]
-    files = [
-        pack / "__init__.py",
-        *(pack / "nodes").glob("*.py"),
-        *(pack / "rival_core").glob("*.py"),
-    ]
-    imports = re.compile(r"^\s*(from|import) \.?diffusers", re.MULTILINE)
-    knowing = {f.name for f in files if imports.search(f.read_text("utf-8"))}
-    assert knowing == {"diffusers_engine.py", "diffusers_model.py"}
 
 
 def test_what_cannot_be_served_is_refused(model, chain):

@@ -58,3 +58,29 @@ def live_runs():
         yield runs
     finally:
         alignment.Run.__init__ = original
+
+
+@contextmanager
+def key_lengths(model):
+    """{layer: the lengths of the keys of every generated call}, while a patched model samples."""
+    from comfy.ldm.modules.attention import BasicTransformerBlock
+
+    unet, found, hooks = model.model.diffusion_model, {}, []
+    groups = {"input": unet.input_blocks, "middle": [unet.middle_block],
+              "output": unet.output_blocks}
+    for name, blocks in groups.items():
+        for number, block in enumerate(blocks):
+            inside = [m for m in block.modules() if isinstance(m, BasicTransformerBlock)]
+            for depth, transformer in enumerate(inside):
+                lengths = found[(name, number), depth] = []
+
+                def watch(module, given, lengths=lengths):
+                    if len(given[0]) > 1:  # the exemplar runs alone
+                        lengths.append(given[0].shape[1])
+
+                hooks.append(transformer.attn1.to_k.register_forward_pre_hook(watch))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -7,7 +7,7 @@ import os
 import pytest
 from chain_files import same
 from composing import chain_of
-from test_files import choices, files_of, load, own_folders, refuses, save
+from saving import choices, files_of, load, own_folders, refuses, save
 
 pytestmark = pytest.mark.host
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import graph
 import pytest
 import torch
@@ -12,6 +10,7 @@ from comfyui_rival.rival_core.errors import RivalError
 from comfyui_rival.rival_core.steering.exemplar import LAYERS, Exemplar, choose_layers
 from comfyui_rival.rival_core.steering.gates import Gates
 from comfyui_rival.rival_core.steering.step import steering
+from spies import key_lengths
 
 pytestmark = pytest.mark.host
 CONCAT = {"replace_end": 0.0, "normalize_end": 0.0}
@@ -26,32 +25,6 @@ def setup():
     chains = [graph.invert(model, tiny.latent(seed, size=8), prompts[0], steps=5)[0]
               for seed in (2, 3)]
     return {"model": model, "prompts": prompts, "chains": chains}
-
-
-@contextmanager
-def key_lengths(model):
-    """{layer: the lengths of the keys of every generated call}, while a patched model samples."""
-    from comfy.ldm.modules.attention import BasicTransformerBlock
-
-    unet, found, hooks = model.model.diffusion_model, {}, []
-    groups = {"input": unet.input_blocks, "middle": [unet.middle_block],
-              "output": unet.output_blocks}
-    for name, blocks in groups.items():
-        for number, block in enumerate(blocks):
-            inside = [m for m in block.modules() if isinstance(m, BasicTransformerBlock)]
-            for depth, transformer in enumerate(inside):
-                lengths = found[(name, number), depth] = []
-
-                def watch(module, given, lengths=lengths):
-                    if len(given[0]) > 1:  # the exemplar runs alone
-                        lengths.append(given[0].shape[1])
-
-                hooks.append(transformer.attn1.to_k.register_forward_pre_hook(watch))
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def sample(setup, model):

@@ -12,7 +12,7 @@ from comfyui_rival.rival_core.steering.exemplar import Exemplar, finest_layers, 
 from comfyui_rival.rival_core.steering.gates import Gates
 from comfyui_rival.rival_core.steering.masks import every_second
 from comfyui_rival.rival_core.steering.step import Step, steering
-from test_layers import key_lengths
+from spies import key_lengths
 
 pytestmark = pytest.mark.any_host
 CONCAT = {"replace_end": 0.0, "normalize_end": 0.0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_chain_report import make_chain
+from made_chains import make_chain
 
 pytestmark = pytest.mark.host
 

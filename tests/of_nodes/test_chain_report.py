@@ -8,6 +8,7 @@ import graph
 import prompts
 import pytest
 import torch
+from made_chains import make_chain
 from serving import pictures
 
 Image = pytest.importorskip("PIL.Image")  # both come with a host's requirements
@@ -24,23 +25,6 @@ SHAPES = {  # steps, latent (height, width), channels, solver
     "16 channels": (12, (16, 16), 16, "ddim"),
 }
 each_shape = pytest.mark.parametrize("shape", SHAPES)
-
-
-def make_chain(steps=6, size=(16, 16), channels=4, solver="ddim", name="SD15", **fields):
-    """White noise of deviations 0.5, 0.75, 1, … on nothing."""
-    from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
-    from comfyui_rival.rival_core.inversion.fixed_point import Solver
-    from comfyui_rival.rival_core.inversion.scaling import Scaling
-
-    generator = torch.Generator().manual_seed(0)
-    sigmas = torch.logspace(-1.5, 1.16, steps + 1)
-    image = torch.randn(channels, *size, generator=generator)
-    image *= 0.5 + 0.25 * torch.arange(channels)[:, None, None]
-    scaling = Scaling(14.6)
-    latents = torch.stack([image * scaling.level(s) for s in sigmas.tolist()])
-    figures = {"residuals": torch.logspace(-5, -2, steps), "calls": torch.full([steps], 3)}
-    return Chain(sigmas, latents, scaling, ModelCard("SD15", name, ()), positive=[],
-                 solver=Solver(solver), **{**figures, **fields})
 
 
 def report(chain, **inputs):

@@ -12,7 +12,7 @@ from comfyui_rival.rival_core.steering.gates import Gates
 from comfyui_rival.rival_core.steering.masks import tokens_inside
 from comfyui_rival.rival_core.steering.normalization import statistics
 from comfyui_rival.rival_core.steering.step import Step, steering
-from test_layers import key_lengths
+from spies import key_lengths
 
 pytestmark = pytest.mark.host
 

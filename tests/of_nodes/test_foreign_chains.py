@@ -10,7 +10,7 @@ import graph
 import pytest
 import torch
 from campaign import files
-from test_files import refuses
+from saving import refuses
 
 pytestmark = pytest.mark.host
 
