@@ -1,6 +1,7 @@
 """`python tests`: from a fresh clone to a tested pack, on every ComfyUI there is.
 
-Finds the hosts, makes the virtual environment, checks the style with ruff, then runs pytest once:
+Finds the hosts, makes the virtual environment, brings a browser, checks the style with ruff, then
+runs pytest once:
 each host gets a worker of its own, and every worker runs every test that depends on its host; the
 others run on one of them. Further arguments go to pytest: `python tests -k parity -x`.
 """
@@ -17,6 +18,7 @@ REPO = TESTS.parent
 sys.path.insert(0, str(REPO / "harness"))
 
 import environment
+import frontend
 import hosts
 
 
@@ -30,6 +32,8 @@ def main(arguments: list[str]) -> int:
     for number, host in enumerate(found):
         print(f"[tests] worker gw{number} runs on {host}", flush=True)
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if browser := frontend.bring_browser(python):
+        settings[frontend.BROUGHT] = browser
     ruff = [str(python), "-m", "ruff", "check", "--output-format", "concise", str(REPO)]
     style = subprocess.run(ruff, check=False).returncode
     if style:

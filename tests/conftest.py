@@ -57,7 +57,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.line("Set COMFYUI_PATH to one or more ComfyUI folders to run them.")
     if frontend.find_browser() is None:
         terminalreporter.section("BROWSER TESTS NOT RUN: no Chromium was found", sep="!", bold=True)
-        terminalreporter.line("Put Chromium or Chrome on the PATH to run them.")
+        terminalreporter.line("None could be brought: put Chromium or Chrome on the PATH.")
     if problem := os.environ.get("RIVAL_TESTS_PROBLEM"):
         terminalreporter.section(problem, sep="!", bold=True)
 
