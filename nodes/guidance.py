@@ -169,7 +169,7 @@ class RivalBlendedGuidance(io.ComfyNode):
                 mask = found if mask is None else found * resize_mask(mask, found[None])[:, 0]
         guided = blend_guidance(model, Blend(mask, outside))
         if keep_photo:
-            guided = keep_photo(guided, Keep(chain, mask))
+            guided = keep_outside(guided, Keep(chain, mask))
         return output(guided, mask, text=notices)
 
     @classmethod

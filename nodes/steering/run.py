@@ -237,7 +237,7 @@ def align(model, exemplar: Exemplar):
     return realigned(model, exemplars=[*now.exemplars, exemplar] if now else [exemplar])
 
 
-def keep_photo(model, keep: Keep):
+def keep_outside(model, keep: Keep):
     """A clone of the MODEL that keeps a photo outside a mask, in place of any kept so far."""
     return realigned(model, keep=keep)
 
