@@ -15,7 +15,7 @@ from ..rival_core.steering.masks import RESOLUTIONS, resize_mask
 from . import checks, host
 from .schema import RivalChain, advanced, named, notify, output, schema
 from .steering.run import GUIDANCE as NODE
-from .steering.run import blend_guidance
+from .steering.run import blend_guidance, keep_outside
 from .values import checked
 
 PROBES = 8  # of the chain's latents, spread evenly: where words attend changes from step to step
