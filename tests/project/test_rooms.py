@@ -133,4 +133,3 @@ def test_the_packs_nodes_do_not_shadow_the_hosts(host):
     import nodes
 
     assert Path(nodes.__file__) == host.path / "nodes.py"
-    assert str(REPO) not in map(str, map(Path, sys.path))
