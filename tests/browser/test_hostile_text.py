@@ -12,8 +12,9 @@ from serving import listed_chains as listed
 
 pytestmark = pytest.mark.host
 
-TAG = "<img src=hostile onerror=window.PWNED=1>"
-HOSTILE = f"&lt;'\" {TAG} [[here|javascript:window.PWNED=1]] end"  # no slash: it names files, too
+TAG = "<img src=hostile onerror=PWNED=1>"
+# Without a slash, for it names files, too, and short enough for refusals to repeat it whole.
+HOSTILE = f"&lt;'\" {TAG} [[x|javascript:PWNED=1]] end"
 LOAD, SAVE, REPORT = "1", "2", "3"
 FRESH = itertools.count()
 
@@ -105,7 +106,7 @@ def test_a_widgets_text_in_an_error(editor):
         "3": node("MaskPreview", mask=["2", 1]),
     }  # fmt: skip
     open_graph(editor, graph)
-    assert editor.run_to_its_end() == "execution_error"
+    editor.page.get_by_role("button", name="Run", exact=True).first.click()
     assert "the words" in (said := error_of(editor)) and TAG.replace(' ', '/') in said
 
 

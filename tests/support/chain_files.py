@@ -33,7 +33,7 @@ def make_chain(steps: int = 3, **changes) -> Chain:
         "width": 512,
         "crop": (0, 8),
         "reference_latents": [noise(1, 4, 2, 2).to(torch.bfloat16)],
-        "hooks": None,
+        "nothing": None,
         "extra": {"a.b": torch.tensor(3), "note": "a “quoted” word\n", "on": True},
     }
     fields = {
