@@ -26,7 +26,8 @@ sys.path[:0] = {paths}
 import in_process
 in_process.register_pack()
 from chain_files import make_chain
-from comfyui_rival.rival_core import chain_file, tensor_file, whole_file
+from comfyui_rival.rival_core.chain import file as chain_file
+from comfyui_rival.rival_core.chain import tensors as tensor_file
 
 def slow(bytes_of=lambda tensor: None):
     def wait(*values):
@@ -52,7 +53,7 @@ def parts(folder: Path) -> list[Path]:
 
 def begin_save(path: Path, where: str) -> subprocess.Popen:
     """Another process, which now is in the middle of saving."""
-    child = CHILD.format(paths=[str(TESTS), str(TESTS.parent / "harness")])
+    child = CHILD.format(paths=[str(TESTS / "support"), str(TESTS.parent / "harness")])
     command = [sys.executable, "-c", child, str(path), where]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "writing\n"

@@ -73,7 +73,7 @@ def test_the_page_knows_that_entry():
 
     from comfyui_rival.nodes import host
 
-    script = Path(__file__).parent.parent / "web" / "js" / "load_chain.js"
+    script = Path(__file__).resolve().parents[2] / "web" / "js" / "load_chain.js"
     assert f'const NONE_YET = "{host.NONE_YET}";' in script.read_text(encoding="utf-8")
 
 

@@ -88,15 +88,18 @@ def theirs(executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
-@pytest.mark.parametrize("kind, key", [("diffusion_model", "theirs"),
-                                       ("apply_model", "torch.compile")])
-def test_beside_another_nodes_wrapper_it_does_not(world, kind, key):
+@pytest.mark.parametrize("kind, key, stops", [("diffusion_model", "theirs", True),
+                                              ("apply_model", "torch.compile", False)])
+def test_beside_wrappers_it_does_unless_they_see_the_call(world, kind, key, stops):
+    """Other nodes' are kept out of the photo's call; a compiled model is not to be broken off."""
     model, chain, prompts = world
     wrapped = model.clone()
     wrapped.add_wrapper_with_key(kind, key, theirs)
     with exemplar_passes(model) as passes:
         sample((wrapped, chain, prompts), layers="coarse")
-    assert passes["head"] == STEPS
+    with exemplar_passes(model) as alone:
+        sample(world, layers="coarse")
+    assert passes["head"] == (alone["head"] if stops else STEPS) and alone["head"] < STEPS
 
 
 def test_rows_that_the_host_runs_one_by_one_all_run(world, monkeypatch):
