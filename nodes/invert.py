@@ -211,7 +211,7 @@ class RivalInvert(io.ComfyNode):
             image = checks.latent_image(latent, host.latent_channels(model))
             positive, negative = cls.conditioning(model, image, positive, negative)
             falling = cls.sigmas(model, steps, schedule, sigmas)
-            notices = notify(NODE, cls.notices(model, card.family, latent, image))
+            notices = notify(NODE, cls.notices(model, card.family, latent, image, cfg))
             handover = None
             if features != "live":
                 prompts = (positive, negative)
@@ -263,8 +263,9 @@ class RivalInvert(io.ComfyNode):
         return check_sigmas(host.scheduler_sigmas(model, schedule, steps))
 
     @classmethod
-    def notices(cls, model, family, latent, image) -> list[str]:
-        notices = left_out(host.kept_out(model.model_options, model.wrappers))
+    def notices(cls, model, family, latent, image, cfg) -> list[str]:
+        unguided = host.guidance_of(model.model_options) if cfg == 1.0 else []
+        notices = left_out(host.kept_out(model.model_options, model.wrappers), unguided)
         tokens, native = image.shape[2] * image.shape[3], host.FAMILIES[family]
         if tokens > 2 * native:
             notices.append(

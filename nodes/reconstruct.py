@@ -74,11 +74,13 @@ class RivalReconstruct(io.ComfyNode):
             checks.same_model(chain, model)
             checks.unpatched(model)
             others = host.kept_out(model.model_options, model.wrappers)
-            notices = notify(NODE, [*checks.same_weights(chain, model), *left_out(others)])
+            unguided = host.guidance_of(model.model_options) if chain.cfg == 1.0 else []
+            notices = [*checks.same_weights(chain, model), *left_out(others, unguided)]
+            notices = notify(NODE, notices)
             noise = start_noise(chain, 0, "inverted", tuple(chain.latents.shape[2:]), [0])
         with named(NODE), host.explained(others):
             samples = host.sample(
-                host.set_apart(model),
+                host.set_apart(model, chain.cfg),
                 noise,
                 chain.cfg,
                 host.sampler("euler"),

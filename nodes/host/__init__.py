@@ -5,7 +5,7 @@ Works on ComfyUI 0.3.64 and later. Nothing is patched: a MODEL is cloned and giv
 
 from __future__ import annotations
 
-from .apart import explained, is_out_of_memory, kept_out, set_apart
+from .apart import explained, guidance_of, is_out_of_memory, kept_out, set_apart
 from .features import (
     free_unused,
     may_stop_early,
@@ -91,6 +91,7 @@ __all__ = [
     "free_unused",
     "from_model_space",
     "from_pillow",
+    "guidance_of",
     "has_text",
     "hooks_of",
     "invert",

@@ -22,7 +22,9 @@ AROUND_THE_CALL = (
     WrappersMP.APPLY_MODEL,
     WrappersMP.DIFFUSION_MODEL,
 )
-FUNCTION, WINDOWS = "model_function_wrapper", "context_handler"
+FUNCTIONS = ("model_function_wrapper", "sampler_calc_cond_batch_function")
+WINDOWS = "context_handler"
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
 COMPILED, OURS = "torch.compile", "rival"
 HARMLESS = {COMPILED, OURS}
 # Core's, which need no remark: that the photo goes without them is what everybody expects.
@@ -41,8 +43,15 @@ def kept_out(model_options: dict, wrappers: dict | None = None) -> list[str]:
         if key not in EXPECTED
         for function in keyed[kind][key]
     ]
-    found += [name_of(model_options[FUNCTION])] if model_options.get(FUNCTION) else []
+    found += [name_of(model_options[key]) for key in FUNCTIONS if model_options.get(key)]
     return sorted(set(found))
+
+
+def guidance_of(model_options: dict) -> list[str]:
+    """What other nodes do to guidance, by name."""
+    found = (model_options.get(key) or [] for key in GUIDANCE)
+    found = [f for one in found for f in (one if isinstance(one, list) else [one])]
+    return sorted({name_of(function) for function in found})
 
 
 def foreign(wrappers: dict[str, dict]) -> Iterator[tuple[str, Any]]:
@@ -68,16 +77,24 @@ def without(wrappers: dict[str, dict]) -> dict[str, dict]:
 
 def apart(model_options: dict) -> dict:
     """The options of a call that no other node's wrapper is around."""
-    options = {k: v for k, v in model_options.items() if k not in (FUNCTION, WINDOWS)}
+    options = {k: v for k, v in model_options.items() if k not in (*FUNCTIONS, WINDOWS)}
     inner = options["transformer_options"]
     inner = {**inner, "wrappers": without(inner.get("wrappers", {}))}
     return {**options, "transformer_options": inner}
 
 
-def set_apart(model: ModelPatcher) -> ModelPatcher:
-    """A clone none of whose calls goes through another node's wrapper, in tiles or in windows."""
+def set_apart(model: ModelPatcher, cfg: float = 1.0) -> ModelPatcher:
+    """A clone none of whose calls goes through another node's wrapper, in tiles or in windows.
+
+    At a cfg of 1, where the photo is seen unguided, other nodes' guidance does not act either:
+    some of it counts on an unconditional prediction.
+    """
     model = model.clone()
     model.model_options = apart(model.model_options)
+    if cfg == 1.0:
+        dropped = {*GUIDANCE, "disable_cfg1_optimization"}
+        options = {k: v for k, v in model.model_options.items() if k not in dropped}
+        model.model_options = options
     model.wrappers = without(model.wrappers)
     for keyed in model.wrappers.values():  # those of core's Context Windows insist on windows
         for key in [k for k in keyed if str(k).startswith("ContextWindows_")]:

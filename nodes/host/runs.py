@@ -157,7 +157,7 @@ def invert(
     told of every step (see Handover). Cost: up to S * solver.most_evaluations model calls, of
     twice the rows when cfg is not 1.
     """
-    guider = comfy.samplers.CFGGuider(set_apart(model))
+    guider = comfy.samplers.CFGGuider(set_apart(model, cfg))
     guider.inner_set_conds({"positive": positive, **({"negative": negative} if negative else {})})
     guider.set_cfg(cfg)
     sampler = InversionSampler(scaling_of(model), solver, watcher)

@@ -14,14 +14,17 @@ NODE = "RIVAL Patch Model"
 WIDER = 1.1  # of the noise over the photo's; what this pack starts from differs by far less
 
 
-def left_out(names: list[str]) -> list[str]:
-    """A notice of what other nodes put around the model's calls and the photo goes without."""
-    if not names:
-        return []
-    return [
-        f"{', '.join(names)} may remember other model calls or cut them into tiles, so the photo "
-        "goes without"
-    ]
+def left_out(names: Sequence[str], guidance: Sequence[str] = ()) -> list[str]:
+    """Notices of what other nodes put around the model's calls and the photo goes without."""
+    notices = []
+    if names:
+        notices.append(
+            f"{', '.join(names)} may remember other model calls or cut them into tiles, so the "
+            "photo goes without"
+        )
+    if guidance:
+        notices.append(f"{', '.join(guidance)} guides samplers only: the photo is seen unguided")
+    return notices
 
 
 class Remarks:

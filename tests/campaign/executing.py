@@ -34,6 +34,7 @@ class Outcome:
     error: str = ""  # its type
     text: str = ""
     traceback: list[str] = field(default_factory=list)
+    node: str = ""  # the type of the one that failed
     samples: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # by the sink's id
     log: list[str] = field(default_factory=list)
 
@@ -41,6 +42,11 @@ class Outcome:
         """Whether the last line that ran is one of the pack's nodes or of its core."""
         own = (f'File "{pack / folder}' for folder in ("nodes", "rival_core"))
         return bool(self.traceback) and any(path in self.traceback[-1] for path in own)
+
+    def is_anothers(self, pack: Path) -> bool:
+        """Whether another's node failed, and the pack had no part in it."""
+        known = any(f'File "{pack}' in line for line in self.traceback)
+        return not known and not self.node.startswith("Rival")
 
     def __str__(self) -> str:
         place = re.search(r'[^/\\"]+", line \d+', self.traceback[-1]) if self.traceback else None
@@ -107,6 +113,7 @@ class Executor:
         elif event == "execution_error":
             outcome.error = data["exception_type"].rpartition(".")[2]
             outcome.text, outcome.traceback = data["exception_message"].strip(), data["traceback"]
+            outcome.node = data["node_type"]
             is_ours = outcome.error == "RivalError" and is_sentence(outcome.text)
             outcome.kind = "refused" if is_ours else "failed"
         return outcome

@@ -41,6 +41,8 @@ def judged(prompt: dict, executor: executing.Executor) -> tuple[str, list[str]]:
     if outcome.kind == "failed":
         if outcome.is_raised_by(PACK):
             return "failed", [str(outcome)]
+        if outcome.is_anothers(PACK):
+            return "another's node fails by itself", []
         without = bypass(prompt, executor)
         if without.kind == "failed":
             return "fails without the pack, too", []

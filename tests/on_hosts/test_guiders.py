@@ -204,3 +204,53 @@ def test_in_context_windows_the_whole_is_blended():
     cond = predicted(basic(windowed))
     assert graph.relative(cond, predicted(basic(model_of("sd15")))) > 1e-3
     assert graph.relative(predicted(GUIDERS["cfg"](blended(windowed))), cond) < 1e-5
+
+
+# --- the photo itself ----------------------------------------------------------------------------
+
+
+def sag(model):
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    return run_node(SelfAttentionGuidance, model, 0.5, 2.0)[0]
+
+
+def pag(model):
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+    return run_node(PerturbedAttentionGuidance, model, 3.0)[0]
+
+
+def rescaled(model):
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    return run_node(RescaleCFG, model, 0.7)[0]
+
+
+def own_batch(model):
+    """A node that takes over the guider's calls."""
+    model = model.clone()
+    model.model_options["sampler_calc_cond_batch_function"] = lambda args: [args["input"]] * 2
+    return model
+
+
+@pytest.mark.parametrize("node", [sag, pag, rescaled, own_batch])
+def test_the_guidance_of_other_nodes_is_no_part_of_an_unguided_inversion(node, caplog):
+    """Nor of its way back; some of it would not run without an unconditional prediction."""
+    from comfyui_rival.nodes import RivalReconstruct
+
+    model = node(model_of("sd15"))
+    chain = graph.invert(model, {"samples": latent(100)}, prompt("sd15", 1), steps=5)[0]
+    assert torch.equal(chain.latents, chain_of().latents)
+    back = RivalReconstruct.execute(model, chain).args[0]["samples"]
+    assert torch.equal(back, RivalReconstruct.execute(model_of("sd15"), chain).args[0]["samples"])
+    said = "guides samplers only" if node is not own_batch else "so the photo goes without"
+    assert sum(said in message for message in caplog.messages) == 2
+
+
+def test_a_guided_inversion_is_guided_by_other_nodes_too():
+    asked = {"steps": 5, "cfg": 2.0, "negative": negative()}
+    photo, caption = {"samples": latent(100)}, prompt("sd15", 1)
+    plain = graph.invert(model_of("sd15"), photo, caption, **asked)[0]
+    other = graph.invert(rescaled(model_of("sd15")), photo, caption, **asked)[0]
+    assert graph.relative(other.latents, plain.latents) > 1e-4
