@@ -119,5 +119,7 @@ class RivalLoadChain(io.ComfyNode):
         chain = host.to_intermediate_device(chain)
         text = described(chain)
         logging.info("%s: %s", LOAD, text)
-        shown = {} if preview is None else ui.PreviewImage(preview[None] / 255, cls=cls).as_dict()
-        return output(chain, text=[text], **shown)
+        pictures = []  # told even if there is none: the host joins a list's runs by their keys
+        if preview is not None:
+            pictures = ui.PreviewImage(preview[None] / 255, cls=cls).as_dict()["images"]
+        return output(chain, text=[text], images=pictures)

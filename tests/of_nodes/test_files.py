@@ -222,10 +222,15 @@ def test_the_picture_is_decoded_if_there_is_a_vae(folders):
 
 
 def test_a_latent_format_that_this_host_has_not(folders):
+    from comfyui_rival.nodes import RivalLoadChain
+
     chain = chain_of()
     card = dataclasses.replace(chain.model, latent_format="FromTheFuture")
     name = save(dataclasses.replace(chain, model=card))
     assert preview_of(name) is None
+    shown, usual = (RivalLoadChain.execute(n).ui for n in (name, save(chain_of())))
+    assert shown["images"] == []
+    assert shown.keys() == usual.keys(), "the host joins the runs of a list by their keys"
     assert load(name).model == card  # RIVAL Patch Model refuses it by name
 
 
