@@ -65,6 +65,14 @@ class CallWatch:
         told = {**transformer_options, ROWS: Rows(size, roles, parts)}
         return executor(x, t, c_concat, c_crossattn, control, told, **kwargs)
 
+    def knows(self, rows: Rows | None, extra_options: dict) -> bool:
+        """Whether a layer is shown what this wrapper saw, or the guider's rows just as they are."""
+        count, _, *size = extra_options["original_shape"]
+        if rows is not None:
+            return tuple(size) == rows.size
+        told = len(extra_options["uuids"]) * len(self.x)
+        return count == told and tuple(size) == tuple(self.whole.shape[2:])
+
     def roles_of(self, x: Tensor, texts: Tensor | None) -> list[str]:
         found = [] if texts is None else [self.role_of(text) for text in texts]
         if len(found) != len(x) or None in found:
@@ -100,10 +108,18 @@ def is_repeated(text: Tensor, longer: Tensor) -> bool:
 class Injection:
     """An attn1 patch for the generated rows, and the attn1 replaces of a fractional strength."""
 
-    def __init__(self, step: Step, roles: dict[Any, str], taken: Iterable[tuple]):
+    def __init__(
+        self,
+        step: Step,
+        roles: dict[Any, str],
+        taken: Iterable[tuple],
+        watch: CallWatch | None = None,
+    ):
+        """watch: of the calls, if it matters what their rows are."""
         self.step = step
         self.roles = roles
         self.taken = set(taken)
+        self.watch = watch
 
     @host.untraced
     def __call__(self, n, context, value, extra_options):
@@ -127,7 +143,7 @@ class Injection:
     def roles_in(self, extra_options: dict) -> list[str]:
         """The roles of a call's rows, or of its chunks of rows."""
         rows = extra_options.get(ROWS)
-        if rows is not None and tuple(extra_options["original_shape"][2:]) != rows.size:
+        if self.watch is not None and not self.watch.knows(rows, extra_options):
             raise RivalError(
                 "another node cuts the latent into pieces inside the model, where nothing tells "
                 "them apart: remove that node, or the mask and the negative of RIVAL Invert"

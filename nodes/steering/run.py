@@ -73,11 +73,11 @@ class Run:
             return model_options
         replaces = model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
         self.remarks.of_other_attention(replaces)
-        injection = Injection(step, roles, replaces)
         watch = CallWatch(roles, conds, x, self.prediction.x)
         watch.needs_roles = len(present) > 1 and any(c.has_two_rows for c in step.steering.chains)
         watch.needs_parts = any(e.mask is not None for e in step.steering.readers)
         around = watch if watch.needs_roles or watch.needs_parts else None
+        injection = Injection(step, roles, replaces, around)
         faster = host.for_longer_keys(model_options, x.device)
         replaced = injection.replaces()
         return host.with_hooks(model_options, injection, replaced, None, around, **faster)

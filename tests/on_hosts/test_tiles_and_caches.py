@@ -203,19 +203,41 @@ def test_pieces_that_do_not_tell_their_prompt_are_refused_where_it_matters():
             predict(guider, image(), SIGMA)
 
 
-def test_pieces_cut_inside_the_model_are_refused_where_it_matters():
+def cut_inside(model):
     def halves(executor, x, *args, **kwargs):
         parts = [executor(part, *args, **kwargs) for part in x.split(8, dim=3)]
         return torch.cat(parts, dim=3)
 
-    for settings in ({"mask": left()}, {}):
-        model = steered(chain_of(), **settings)
-        model.add_wrapper_with_key("diffusion_model", "theirs", halves)
-        if not settings:
-            assert torch.isfinite(predicted(model, image())).all()
-            continue
-        with pytest.raises(ValueError, match=r"^RIVAL Patch Model: .*inside the model.*\.$"):
-            predicted(model, image())
+    model.add_wrapper_with_key("diffusion_model", "theirs", halves)
+    return model
+
+
+def cut_past_the_wrappers(model):
+    def halves(apply_model, call):
+        base, x = apply_model.__self__, call["input"]
+        parts = [base._apply_model(part, call["timestep"], **call["c"]) for part in x.split(8, 3)]
+        return torch.cat(parts, dim=3)
+
+    model.set_model_unet_function_wrapper(halves)
+    return model
+
+
+@pytest.mark.parametrize("cut", [cut_inside, cut_past_the_wrappers])
+def test_pieces_that_nothing_tells_apart_are_refused_where_it_matters(cut):
+    assert torch.isfinite(predicted(cut(steered(chain_of())), image())).all()
+    with pytest.raises(ValueError, match=r"^RIVAL Patch Model: .*inside the model.*\.$"):
+        predicted(cut(steered(chain_of(), mask=left())), image())
+
+
+def test_whole_rows_past_the_wrappers_are_known():
+    """As a step cache calls the model, which computes a part of it by itself."""
+    def past(apply_model, call):
+        return apply_model.__self__._apply_model(call["input"], call["timestep"], **call["c"])
+
+    model = steered(chain_of(negative=True), mask=left())
+    expected = predicted(model, image())
+    model.set_model_unet_function_wrapper(past)
+    assert torch.equal(predicted(model, image()), expected)
 
 
 # --- windows, areas ------------------------------------------------------------------------------
