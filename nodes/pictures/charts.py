@@ -16,6 +16,7 @@ PAPER, INK, FAINT, GRID, BAND = "#faf9f6", "#202024", "#6a6a70", "#e2e0da", "#e9
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 TITLE_SIZE, TEXT_SIZE = 18, 14
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 56, 46  # around the plot itself
+DECADES = 300  # on either side of 1, of a logarithmic axis at most: near a float's own end
 FINE = 3  # curves are drawn this much larger and scaled down: Pillow's lines are not smooth
 
 
@@ -57,7 +58,7 @@ class Chart:
         low, high = min(values), max(values)
         if self.log:
             low, high = math.floor(math.log10(low) - 0.05), math.ceil(math.log10(high) + 0.05)
-            return 10.0**low, 10.0**high
+            return 10.0 ** max(low, -DECADES), 10.0 ** min(high, DECADES)
         low = 0.0 if self.from_zero else low
         margin = max(0.06 * (high - low), 0.05)
         return low - (0.0 if self.from_zero else margin), high + margin

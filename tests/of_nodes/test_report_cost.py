@@ -45,3 +45,13 @@ def test_a_report_can_be_interrupted():
     chain = make_chain()
     stopped(chain_picture.draw_charts, chain)
     stopped(chain_report.thumbnail, chain, 0, None)
+
+
+@pytest.mark.parametrize("tolerance", [5e-324, 1.7e308])
+def test_a_number_at_the_end_of_what_there_is_can_be_drawn(tolerance):
+    """A chain file may say so."""
+    from comfyui_rival.nodes.pictures import charts
+
+    chart = charts.Chart("", 3, [charts.Curve([1, 2, 3], [1e-5, 1e-4, 1e-3])],
+                         reference=tolerance, log=True)  # fmt: skip
+    assert charts.draw_chart(chart, (300, 200)).size == (300, 200)
