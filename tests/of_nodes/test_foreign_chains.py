@@ -254,6 +254,14 @@ def broken(model, rows: slice):
     return model
 
 
+def spoilt(model):
+    """The model with a weight that is NaN."""
+    key = "diffusion_model.out.2.bias"
+    model = model.clone()
+    model.add_patches({key: (torch.full_like(model.model.state_dict()[key], math.nan),)})
+    return model
+
+
 def test_no_nan_without_a_word(load, caplog):
     from comfyui_rival.nodes import RivalReconstruct
 
@@ -261,7 +269,7 @@ def test_no_nan_without_a_word(load, caplog):
     nowhere, first = broken(model, slice(None)), broken(model, slice(1))
     for attempt in (
         lambda: graph.rival_sample(nowhere, chain, positive, negative),
-        lambda: RivalReconstruct.execute(nowhere, chain),
+        lambda: RivalReconstruct.execute(spoilt(model), chain),  # without others' guidance
     ):
         with refuses("RIVAL (KSampler|Reconstruct)", "NaN or infinity", "float32"):
             attempt()
