@@ -5,7 +5,7 @@ Works on ComfyUI 0.3.64 and later. Nothing is patched: a MODEL is cloned and giv
 
 from __future__ import annotations
 
-from .apart import explained, guidance_of, is_out_of_memory, kept_out, set_apart
+from .apart import OURS, explained, guidance_of, is_out_of_memory, kept_out, set_apart
 from .features import (
     free_unused,
     may_stop_early,
@@ -72,6 +72,7 @@ __all__ = [
     "FAMILIES",
     "NOISELESS",
     "NONE_YET",
+    "OURS",
     "SAMPLERS",
     "SCHEDULERS",
     "Enough",

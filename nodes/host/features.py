@@ -11,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .apart import COMPILED
+from .kernels import OVERRIDE
 from .loras import hooks_of
 
 RAM_KEPT_FREE = 1 << 30
@@ -41,7 +42,7 @@ def others_acting(model: ModelPatcher, model_options: dict, *prompts: Any) -> st
         "objects": [name for name in model.object_patches if name != "model_sampling"],
         "injections": list(model.injections),
         "prompts": ["hooks"] if any(map(hooks_of, prompts)) else [],
-        "overrides": [n for n in ("optimized_attention_override",) if options.get(n)],
+        "overrides": [OVERRIDE] if options.get(OVERRIDE) else [],
     }
     named = [f"{what}: {', '.join(map(str, names))}" for what, names in found.items() if names]
     return "; ".join(named) or None

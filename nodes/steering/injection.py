@@ -13,7 +13,7 @@ from ...rival_core.chain.tokens import Layer
 from ...rival_core.errors import RivalError
 from ...rival_core.steering.attention import blended_attention, lengthen
 from ...rival_core.steering.parts import Part, find_part
-from ...rival_core.steering.step import Step
+from ...rival_core.steering.step import Steering, Step
 from .. import host
 from ..schema import named
 from .remarks import NODE
@@ -40,16 +40,25 @@ class CallWatch:
     own: a row is known by its text, and by where its numbers are in the whole latent.
     """
 
-    def __init__(self, roles: dict[Any, str], conds: Sequence, x: Tensor, whole: Tensor):
+    def __init__(
+        self,
+        roles: dict[Any, str],
+        conds: Sequence,
+        x: Tensor,
+        whole: Tensor,
+        steering: Steering,
+    ):
         """x: the rows of one prompt, as they left the guider; whole: what it predicts for."""
         self.roles, self.x, self.whole = roles, x, whole
-        self.texts = [
-            (text, roles[entry["uuid"]])
-            for cond in conds
-            for entry in cond or []
-            if (text := host.encoded_text(entry)) is not None
-        ]
-        self.needs_roles, self.needs_parts = False, False
+        self.entries = [entry for cond in conds for entry in cond or []]
+        present = {roles[entry["uuid"]] for entry in self.entries}
+        self.needs_roles = len(present) > 1 and any(c.has_two_rows for c in steering.chains)
+        self.needs_parts = any(e.mask is not None for e in steering.readers)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether it matters what the rows are."""
+        return self.needs_roles or self.needs_parts
 
     def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None,
                  transformer_options={}, **kwargs):
@@ -85,7 +94,9 @@ class CallWatch:
 
     def role_of(self, text: Tensor) -> str | None:
         """Of a row with this encoded text [T, C], which the host may have repeated."""
-        roles = {role for own, role in self.texts if is_repeated(own[0], text)}
+        texts = ((host.encoded_text(entry), entry["uuid"]) for entry in self.entries)
+        found = {row for own, row in texts if own is not None and is_repeated(own[0], text)}
+        roles = {self.roles[row] for row in found}
         return roles.pop() if len(roles) == 1 else None
 
     def parts_of(self, x: Tensor) -> list[Part]:
@@ -115,7 +126,7 @@ class Injection:
         taken: Iterable[tuple],
         watch: CallWatch | None = None,
     ):
-        """watch: of the calls, if it matters what their rows are."""
+        """watch: of the calls, where it is needed."""
         self.step = step
         self.roles = roles
         self.taken = set(taken)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from ...rival_core.errors import RivalError
+from ...rival_core.inversion.schedule import Timesteps
 from ...rival_core.sampling.guidance import Blend, Keep
 from ...rival_core.steering.exemplar import Exemplar, in_order
 from ...rival_core.steering.step import Step, steering, with_exemplars
@@ -20,7 +22,7 @@ from .recorder import Recorder
 from .remarks import NODE, Remarks
 
 GUIDANCE = "RIVAL Blended Guidance"
-KEY = "rival"
+KEY = host.OURS
 OUT_OF_MEMORY = (
     "the memory does not suffice for the photo's own row: make fewer images at once, invert a "
     "smaller photo, or choose layers decoder or coarse"
@@ -52,11 +54,15 @@ class Run:
             self.prompts = Prompts(self.guider, chains, self.remarks)
         self.prediction = Prediction(self.prompts, x)
 
+    @cached_property
+    def timesteps(self) -> Timesteps:
+        """The model's; asked for where there is an exemplar, whose families have some."""
+        return host.timesteps_of(self.guider.model_patcher)
+
     def at(self, sigma: float) -> Step:
         """The step at this sigma; moving to another frees the last one's tokens."""
         if self.step is None or self.step.sigma != sigma:
-            t = host.timesteps_of(self.guider.model_patcher).t(sigma)
-            self.step = Step(sigma, steering(self.exemplars, t))
+            self.step = Step(sigma, steering(self.exemplars, self.timesteps.t(sigma)))
         return self.step
 
     def inject(self, model, conds, x: Tensor, sigma: Tensor, model_options: dict) -> dict:
@@ -73,14 +79,12 @@ class Run:
             return model_options
         replaces = model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
         self.remarks.of_other_attention(replaces)
-        watch = CallWatch(roles, conds, x, self.prediction.x)
-        watch.needs_roles = len(present) > 1 and any(c.has_two_rows for c in step.steering.chains)
-        watch.needs_parts = any(e.mask is not None for e in step.steering.readers)
-        around = watch if watch.needs_roles or watch.needs_parts else None
-        injection = Injection(step, roles, replaces, around)
+        watch = CallWatch(roles, conds, x, self.prediction.x, step.steering)
+        watch = watch if watch.is_needed else None
+        injection = Injection(step, roles, replaces, watch)
         faster = host.for_longer_keys(model_options, x.device)
         replaced = injection.replaces()
-        return host.with_hooks(model_options, injection, replaced, None, around, **faster)
+        return host.with_hooks(model_options, injection, replaced, None, watch, **faster)
 
     def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
         """Runs, in one batch a chain, the exemplar rows that this step needs and does not have."""
@@ -175,8 +179,10 @@ class Alignment:
             with named(GUIDANCE):
                 seen = self.keep.enter(x, sigma)
         run.begin(seen)
-        watched = host.watch_windows(model_options, run.prediction.saw)
-        denoised = executor(seen, timestep, watched, *args, **kwargs)
+        options = model_options
+        if self.blends:
+            options = host.watch_windows(model_options, run.prediction.saw)
+        denoised = executor(seen, timestep, options, *args, **kwargs)
         denoised, run.prediction = self.blended(run, denoised), None
         denoised = run.normalize(seen, denoised, timestep, model_options)
         return denoised if self.keep is None else self.keep.leave(x, denoised, sigma)

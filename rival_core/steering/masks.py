@@ -16,6 +16,11 @@ RESOLUTIONS = {"full": 1, "half": 2, "quarter": 4, "eighth": 8}
 
 def resize_mask(mask: Tensor, like: Tensor) -> Tensor:
     """A mask [1 or B, H, W] at the size of a latent, [1 or B, 1, h, w] within 0 and 1."""
+    if like.ndim != 4:
+        raise RivalError(
+            f"the latent has the shape {list(like.shape)}, and a mask is for images: use a model "
+            "of images, or remove the mask"
+        )
     mask, size = mask.float().clamp(0, 1)[:, None], tuple(like.shape[2:])
     if mask.shape[2] >= size[0] and mask.shape[3] >= size[1]:
         mask = adaptive_avg_pool2d(mask, size)  # an edge between two places stays sharp

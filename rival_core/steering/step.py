@@ -71,10 +71,11 @@ def with_exemplars(shape: Sequence[int], exemplars: Sequence[Exemplar]) -> list[
     but not the exemplars' own rows, which may be of another size.
     """
     chains = {id(e.chain): e.chain for e in exemplars if e.acts}.values()
+    if not chains:
+        return list(shape)
     area = shape[2] * shape[3]
     rows = sum((1 + c.has_two_rows) * c.end[0, 0].numel() / area for c in chains)
-    longer = shape[0] / 8 if chains else 0
-    return [shape[0] + math.ceil(rows / 2 + longer), *shape[1:]]
+    return [shape[0] + math.ceil(rows / 2 + shape[0] / 8), *shape[1:]]
 
 
 def normalize(eps: Tensor, parts: Sequence[Statistics], strengths: Sequence[float]) -> Tensor:

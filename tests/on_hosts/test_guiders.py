@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import comfy.samplers
 import graph
@@ -204,6 +205,21 @@ def test_in_context_windows_the_whole_is_blended():
     cond = predicted(basic(windowed))
     assert graph.relative(cond, predicted(basic(model_of("sd15")))) > 1e-3
     assert graph.relative(predicted(GUIDERS["cfg"](blended(windowed))), cond) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1, 8, 8), (1, 4, 64)])
+def test_a_mask_on_latents_of_no_image_is_refused_in_a_sentence(shape):
+    """Of videos, and of several streams in one: models that the node takes without a chain."""
+    from comfyui_rival.nodes.steering.run import Alignment
+    from comfyui_rival.rival_core.sampling.guidance import Blend
+
+    x = torch.zeros(shape)
+    alignment = Alignment(blends=[Blend(torch.ones(1, 8, 8), 1.0)])
+    run = SimpleNamespace(prediction=SimpleNamespace(unguided=lambda: (x, x)))
+    with pytest.raises(ValueError, match=r"^RIVAL Blended Guidance: the latent has .*\.$"):
+        alignment.blended(run, x)
+    seen = alignment.prepare_sampling(lambda model, shape: shape, None, shape)
+    assert list(seen) == list(shape), "and takes no memory that plain sampling does not"
 
 
 # --- the photo itself ----------------------------------------------------------------------------
