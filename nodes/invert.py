@@ -266,7 +266,7 @@ class RivalInvert(io.ComfyNode):
     def notices(cls, model, family, latent, image, cfg) -> list[str]:
         unguided = host.guidance_of(model.model_options) if cfg == 1.0 else []
         notices = left_out(host.kept_out(model.model_options, model.wrappers), unguided)
-        tokens, native = image.shape[2] * image.shape[3], host.FAMILIES[family]
+        tokens, native = image.shape[2] * image.shape[3], host.FAMILIES[family].area
         if tokens > 2 * native:
             notices.append(
                 f"the image has {tokens} latent tokens and {family} was trained at {native}: "

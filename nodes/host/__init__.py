@@ -6,6 +6,7 @@ Works on ComfyUI 0.3.64 and later. Nothing is patched: a MODEL is cloned and giv
 from __future__ import annotations
 
 from .apart import OURS, explained, guidance_of, is_out_of_memory, kept_out, set_apart
+from .families import FAMILIES
 from .features import (
     free_unused,
     may_stop_early,
@@ -37,13 +38,13 @@ from .hooks import (
 from .kernels import attention, for_longer_keys, untraced
 from .loras import are_loras, hooks_of, keep_changed_weights, register_loras
 from .models import (
-    FAMILIES,
     from_model_space,
     is_flow,
     is_inpainting,
     latent_channels,
     model_card,
     pooled_width,
+    port_of,
     scaling_of,
     scheduler_sigmas,
     text_width,
@@ -112,6 +113,7 @@ __all__ = [
     "partial_noise_sampler",
     "picture_of",
     "pooled_width",
+    "port_of",
     "probe",
     "register_loras",
     "room_for_features",

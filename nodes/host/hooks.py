@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.sampler_helpers
@@ -84,21 +85,21 @@ def with_hooks(
     attn1_patch: Any = None,
     attn1_replace: dict | None = None,
     attn2_replace: dict | None = None,
-    around_apply_model: Any = None,
+    around_apply_model: Sequence = (),
     **transformer_options,
 ) -> dict:
     """The options with an attn1 patch after all others, replaces and more transformer options.
 
-    around_apply_model: the innermost wrapper of the calls.
+    around_apply_model: the innermost wrappers of the calls, the innermost last.
     """
     options = {**model_options["transformer_options"], **transformer_options}
     if attn1_patch is not None:
         patches = options.get("patches", {})
         chained = [*patches.get("attn1_patch", []), attn1_patch]
         options["patches"] = {**patches, "attn1_patch": chained}
-    if around_apply_model is not None:
+    if around_apply_model:
         wrappers = options.get("wrappers", {})
-        keyed = {**wrappers.get(WrappersMP.APPLY_MODEL, {}), OURS: [around_apply_model]}
+        keyed = {**wrappers.get(WrappersMP.APPLY_MODEL, {}), OURS: [*around_apply_model]}
         options["wrappers"] = {**wrappers, WrappersMP.APPLY_MODEL: keyed}
     for name, added in (("attn1", attn1_replace), ("attn2", attn2_replace)):
         if added:

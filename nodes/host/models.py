@@ -6,8 +6,6 @@ import comfy.model_base
 import comfy.model_sampling
 import comfy.samplers
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -20,35 +18,20 @@ from ...rival_core.inversion.schedule import (
     TableTimesteps,
     Timesteps,
 )
-
-# The image UNets, by ComfyUI's class names, and the latent area they were trained at.
-FAMILIES = {
-    "SD15": 64**2,
-    "SD20": 96**2,
-    "SD21UnclipL": 96**2,
-    "SD21UnclipH": 96**2,
-    "SDXL": 128**2,
-    "SDXLRefiner": 128**2,
-    "SSD1B": 128**2,
-    "Segmind_Vega": 128**2,
-    "KOALA_700M": 128**2,
-    "KOALA_1B": 128**2,
-}
+from .families import FAMILIES, Port, served
 
 
 def model_card(model: ModelPatcher) -> ModelCard:
     """The model's family, latent format and self-attention layers; refuses other families."""
     family = type(model.model.model_config).__name__
     if family not in FAMILIES:
-        raise RivalError(
-            f"{family} models are not supported yet: load an SD1.x, SD2 or SDXL checkpoint"
-        )
-    network = model.get_model_object("diffusion_model")
-    where = unet_inside(network)
+        raise RivalError(f"{family} models are not supported: load one of {served()}")
+    network, port = model.get_model_object("diffusion_model"), FAMILIES[family].port
+    where = port.find(network)
     if where is None:
         raise RivalError(
             f"another node put a {type(network).__name__} in the place of this {family} model's "
-            "UNet, and the layers in it cannot be found: remove that node"
+            f"{port.network}, and the layers in it cannot be found: remove that node"
         )
     sampling = model.get_model_object("model_sampling")
     known = is_flow(model) or isinstance(sampling, comfy.model_sampling.EPS)
@@ -58,33 +41,17 @@ def model_card(model: ModelPatcher) -> ModelCard:
             f"{family} with the model sampling {kind} is not supported: remove the node that set it"
         )
     latent_format = type(model.get_model_object("latent_format")).__name__
-    return ModelCard(family, latent_format, self_attention_layers(network.get_submodule(where)))
+    return ModelCard(family, latent_format, port.layers(network.get_submodule(where)))
 
 
-def unet_inside(network: torch.nn.Module) -> str | None:
-    """Where in a network the UNet is, "" if it is one itself; None if there is not just one.
-
-    torch.compile and other nodes put the UNet into a module of theirs, by an object patch.
-    """
-    found = [name for name, part in network.named_modules() if isinstance(part, UNetModel)]
-    return found[0] if len(found) == 1 else None
+def network_inside(model: ModelPatcher, network: torch.nn.Module) -> str:
+    """Where in a module that another node put in its place the model's network is; "" if itself."""
+    return port_of(model).find(network) or ""
 
 
-def self_attention_layers(unet: UNetModel) -> tuple:
-    """Each self-attention's (block, depth in the block, width), named as its hooks name it."""
-    groups = {
-        "input": unet.input_blocks,
-        "middle": [] if unet.middle_block is None else [unet.middle_block],
-        "output": unet.output_blocks,
-    }
-    layers = []
-    for name, blocks in groups.items():
-        for i, block in enumerate(blocks):
-            found = [m for m in block.modules() if isinstance(m, BasicTransformerBlock)]
-            layers += [
-                ((name, i), depth, m.attn1.to_q.in_features) for depth, m in enumerate(found)
-            ]
-    return tuple(layers)
+def port_of(model: ModelPatcher) -> Port:
+    """How the model attends; of a family that is not served, as UNets do."""
+    return FAMILIES.get(type(model.model.model_config).__name__, FAMILIES["SD15"]).port
 
 
 def latent_channels(model: ModelPatcher) -> int:

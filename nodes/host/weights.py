@@ -11,7 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher, get_key_weight
 from torch import Tensor
 
-from .models import unet_inside
+from .models import network_inside
 
 LAYERS = 48  # how many of the checkpoint's weights are looked at, spread over the network
 PLACES = 4  # how many numbers of each
@@ -31,7 +31,7 @@ def weights_fingerprint(model: ModelPatcher) -> str:
     float8 has no more binary digits than it had there. Hooks are no part of it. No model call;
     some 10 ms for SD1.5.
     """
-    where = unet_inside(model.model.diffusion_model)  # in another node's wrapper, if that is loaded
+    where = network_inside(model, model.model.diffusion_model)
     prefix = f"diffusion_model.{where}." if where else "diffusion_model."
     # Scales, and whatever else is stored beside a quantized weight, have other names.
     keys = [k for k in model.model_state_dict(prefix) if k.endswith((".weight", ".bias"))]

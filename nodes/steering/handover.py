@@ -47,7 +47,7 @@ class Handover:
         if self.others is not None:
             return model_options
         self.x, self.recorder = x, Recorder(host.row_names(conds), self.layers)
-        return host.with_hooks(model_options, self.recorder)
+        return host.port_of(self.model).recording(model_options, self.recorder)
 
     def solved(self, place: int, residual: Tensor) -> None:
         """Keeps what the last evaluation saw, if it was near enough."""

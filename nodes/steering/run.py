@@ -15,9 +15,10 @@ from ...rival_core.steering.exemplar import Exemplar, in_order
 from ...rival_core.steering.step import Step, steering, with_exemplars
 from .. import host
 from ..schema import named
+from .calls import CallWatch
 from .features import shelves
-from .injection import CallWatch, Injection
 from .prediction import Prediction, Prompts
+from .reader import Reader
 from .recorder import Recorder
 from .remarks import NODE, Remarks
 
@@ -40,6 +41,7 @@ class Run:
         self.conds: dict[int, dict[str, list]] = {}
         self.step: Step | None = None
         self.shelves = shelves(exemplars, guider.model_patcher)
+        self.port = host.port_of(guider.model_patcher)
         self.remarks = Remarks()
 
     def release(self) -> None:
@@ -77,14 +79,10 @@ class Run:
         self.run_exemplars(step, model, present, x, sigma, model_options)
         if not step.steering.readers:
             return model_options
-        replaces = model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        self.remarks.of_other_attention(replaces)
+        self.remarks.of_other_attention(self.port.taken(model_options))
         watch = CallWatch(roles, conds, x, self.prediction.x, step.steering)
-        watch = watch if watch.is_needed else None
-        injection = Injection(step, roles, replaces, watch)
-        faster = host.for_longer_keys(model_options, x.device)
-        replaced = injection.replaces()
-        return host.with_hooks(model_options, injection, replaced, None, watch, **faster)
+        reader = Reader(step, roles, watch if watch.is_needed else None)
+        return self.port.lending(model_options, reader, x.device)
 
     def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
         """Runs, in one batch a chain, the exemplar rows that this step needs and does not have."""
@@ -127,7 +125,8 @@ class Run:
             self.guider.model_patcher, model_options, chain.positive, chain.negative
         )
         recorder = Recorder(roles, step.layers(chain), stops)
-        options = host.with_hooks(model_options, recorder if reads else None, **{KEY: recorder})
+        options = host.with_hooks(model_options, **{KEY: recorder})
+        options = self.port.recording(options, recorder) if reads else options
         self.remarks.of_kept_out(host.kept_out(model_options))
         with named(NODE):
             denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)

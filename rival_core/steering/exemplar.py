@@ -17,6 +17,7 @@ from .gates import Gates
 from .masks import every_second, resize_mask, tokens_inside
 from .normalization import Statistics, statistics
 from .parts import Part
+from .positions import POSITIONS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,8 +32,10 @@ class Exemplar:
     mask: Tensor | None = None  # [1, H, W], where in the target it acts; None: everywhere
     features: str = "live"  # one of FEATURES
     keys: str = "all"  # one of KEYS
+    positions: str = "beside"  # one of POSITIONS, where the network has some
 
     def __post_init__(self):
+        choice("positions", self.positions, POSITIONS)
         choice("exemplar_keys", self.keys, KEYS)
         number("strength", self.strength, 0.0, 1.0)
         choice("features", self.features, FEATURES)
@@ -52,7 +55,7 @@ class Exemplar:
 
     def visible(self, tokens: Tokens, layer: Layer, replace: bool) -> Tokens:
         """Of the photo's tokens in one layer, those that are read: alone, or beside one's own."""
-        count, index = tokens.context.shape[1], None
+        count, index = tokens.count, None
         if self.seen is not None:
             index = tokens_inside(self.seen, count, self.size)
         if self.keys == "quarter" and not replace and layer in finest_layers(self.chain.model):
@@ -100,7 +103,9 @@ def in_order(exemplars: Iterable[Exemplar]) -> tuple[Exemplar, ...]:
         tensors = (exemplar.chain.end, exemplar.seen, exemplar.mask)
         numbers = [b"" if t is None else raw(t) for t in tensors]
         gates = [*vars(exemplar.gates).values(), exemplar.strength]
-        return *numbers, gates, sorted(exemplar.layers or ()), exemplar.keys
+        return *numbers, gates, sorted(exemplar.layers or ()), exemplar.keys, (
+            exemplar.positions
+        )
 
     return tuple(sorted(exemplars, key=content))
 

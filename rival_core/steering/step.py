@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -100,6 +101,12 @@ def normalize_masked(eps: Tensor, parts: Sequence[Statistics], among: Sequence[E
     return torch.lerp(eps, mixed, torch.stack(weights).amax(dim=0))
 
 
+class Target(Protocol):
+    """What a port knows of the rows' own tokens; equal ones put the photo's at equal places."""
+
+    def place(self, exemplar: Exemplar, tokens: Tokens) -> Tokens: ...
+
+
 def exemplar_role(chain: Chain, role: str) -> str:
     """Which exemplar row the generated rows of a role read."""
     return role if chain.has_two_rows else "positive"
@@ -113,7 +120,7 @@ class Step:
         self.steering = steering
         self.eps: dict[int, Tensor] = {}
         self.tokens: dict[tuple[int, str], Mapping[Layer, Tokens]] = {}
-        self.merged: dict[tuple[Layer, tuple[str, ...]], Tokens] = {}
+        self.merged: dict[tuple[Layer, tuple[str, ...], Target | None], Tokens] = {}
         self.lengths: dict[Layer, list[int]] = {}  # of what each reader gives to a layer
 
     def due(self, roles: Iterable[str]) -> Iterator[tuple[Chain, list[str], bool]]:
@@ -160,12 +167,15 @@ class Step:
         if eps is not None:
             self.eps[id(chain)] = eps
 
-    def read(self, layer: Layer, role: str) -> Tokens:
-        """The layer's readers' tokens for rows of this role, side by side; always one object."""
+    def read(self, layer: Layer, role: str, target: Target | None = None) -> Tokens:
+        """The layer's readers' tokens for rows of this role, side by side; always one object.
+
+        target: of a network with positions, in which the tokens are put where they should lie.
+        """
         steering = self.steering.at(layer)
         readers = steering.readers
         rows = tuple(exemplar_role(e.chain, role) for e in readers)
-        key = (layer, rows)
+        key = (layer, rows, target)
         if key not in self.merged:
             held = [self.tokens[id(e.chain), row] for e, row in zip(readers, rows)]
             if not all(layer in tokens for tokens in held):
@@ -173,10 +183,11 @@ class Step:
                     "the photo's own model call never reached the self-attention of block "
                     f"{layer[0]}: remove what skips parts of the model"
                 )
-            parts = [e.visible(tokens[layer], layer, steering.replace)
-                     for e, tokens in zip(readers, held)]
+            placed = [tokens[layer] if target is None else target.place(e, tokens[layer])
+                      for e, tokens in zip(readers, held)]
+            parts = [e.visible(t, layer, steering.replace) for e, t in zip(readers, placed)]
             self.merged[key] = join(parts)
-            self.lengths[layer] = [part.context.shape[1] for part in parts]
+            self.lengths[layer] = [part.count for part in parts]
         return self.merged[key]
 
     def shares(

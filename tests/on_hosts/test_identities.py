@@ -59,10 +59,11 @@ def test_injecting_nothing_is_the_plain_model_bitwise(setup, name):
 
 def test_full_strength_adds_no_attention(setup):
     """Strength 1 and the parity tests run the same path: no blending function is installed."""
+    from comfyui_rival.nodes.host.unet import Lending
     from comfyui_rival.nodes.steering import run as alignment
 
     step = alignment.Step(1.0, alignment.steering([alignment.Exemplar(setup["chain"])], 500))
-    assert alignment.Injection(step, {}, ()).replaces() == {}
+    assert Lending(alignment.Reader(step, {}), set()).replaces() == {}
 
 
 @pytest.mark.parametrize("stop", ["finishes", "fails", "is interrupted"])

@@ -89,6 +89,7 @@ def tiny_photo() -> dict:
 
 def test_a_skipped_exemplar_is_an_error_not_a_silence(setup):
     """A pack that skips transformer blocks leaves nothing to read there, and the node says so."""
+    from comfyui_rival.nodes.host.unet import Lending
     from comfyui_rival.nodes.steering import run as alignment
 
     _, chain, _ = setup
@@ -97,4 +98,4 @@ def test_a_skipped_exemplar_is_an_error_not_a_silence(setup):
     own = torch.zeros(1, 4, 8)
     layer = {"block": ("input", 1), "block_index": 0, "uuids": ["a generated row"]}
     with pytest.raises(ValueError, match=r"^RIVAL Patch Model: .*\('input', 1\).*skips"):
-        alignment.Injection(step, {}, ())(own, own, own, layer)
+        Lending(alignment.Reader(step, {}), set())(own, own, own, layer)

@@ -83,20 +83,21 @@ def test_what_cannot_be_looked_into_is_named(wrapper):
 
 def test_the_hooks_are_not_compiled():
     """What they keep changes at every call, and each change would compile them anew."""
+    from comfyui_rival.nodes.host.unet import Lending, Recording
     from comfyui_rival.nodes.steering.recorder import Recorder
-    from comfyui_rival.nodes.steering.run import Injection
 
     layer = (("input", 1), 0)
     options = {"block": layer[0], "block_index": layer[1], "uuids": ["a"]}
 
     @torch.compile(backend="eager")
-    def block(x, recorder):
-        return recorder(x, x, x, options)[1] + 1
+    def block(x, recording):
+        return recording(x, x, x, options)[1] + 1
 
     x, recorder = torch.ones(1, 16, 8), Recorder({"a": "positive"}, {layer})
+    recording = Recording(recorder)
     once = torch._dynamo.config.patch(error_on_recompile=True)
     with torch.compiler.set_stance("default"), once:
-        block(x, recorder)
-        block(x, recorder)
+        block(x, recording)
+        block(x, recording)
     assert torch.equal(recorder.tokens["positive"][layer].context, x)
-    assert Injection.__call__._torchdynamo_disable and Injection.blend._torchdynamo_disable
+    assert Lending.__call__._torchdynamo_disable and Lending.blend._torchdynamo_disable

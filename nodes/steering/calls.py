@@ -1,19 +1,16 @@
-"""The generated rows' calls: what each row's self-attention reads of the photos."""
+"""The generated rows' calls: whose prompt each row has, and which part of the image it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...rival_core.chain.tokens import Layer
 from ...rival_core.errors import RivalError
-from ...rival_core.steering.attention import blended_attention, lengthen
 from ...rival_core.steering.parts import Part, find_part
-from ...rival_core.steering.step import Steering, Step
+from ...rival_core.steering.step import Steering
 from .. import host
 from ..schema import named
 from .remarks import NODE
@@ -114,86 +111,3 @@ def is_repeated(text: Tensor, longer: Tensor) -> bool:
     times, rest = divmod(len(longer), len(text))
     same = rest == 0 and text.shape[1] == longer.shape[1]
     return same and torch.equal(text.to(longer).repeat(times, 1), longer)
-
-
-class Injection:
-    """An attn1 patch for the generated rows, and the attn1 replaces of a fractional strength."""
-
-    def __init__(
-        self,
-        step: Step,
-        roles: dict[Any, str],
-        taken: Iterable[tuple],
-        watch: CallWatch | None = None,
-    ):
-        """watch: of the calls, where it is needed."""
-        self.step = step
-        self.roles = roles
-        self.taken = set(taken)
-        self.watch = watch
-
-    @host.untraced
-    def __call__(self, n, context, value, extra_options):
-        layer = (extra_options["block"], extra_options["block_index"])
-        steering = self.step.steering.at(layer)
-        if self.is_taken(layer) or not steering.readers:
-            return n, context, value
-        with named(NODE):
-            chunks = [self.step.read(layer, role) for role in self.roles_in(extra_options)]
-        own_is_one = value is context
-        if len(n) != len(context):
-            # HyperTile cut the queries into tiles; ComfyUI then reads keys in that many chunks.
-            context, value = (t.reshape(len(n), -1, t.shape[-1]) for t in (context, value))
-        rows = len(n) // len(chunks)
-        replace = steering.replace and not steering.blends
-        longer = lengthen(context, [c.context for c in chunks], rows, replace)
-        if own_is_one and all(c.value is c.context for c in chunks):
-            return n, longer, longer
-        return n, longer, lengthen(value, [c.value for c in chunks], rows, replace)
-
-    def roles_in(self, extra_options: dict) -> list[str]:
-        """The roles of a call's rows, or of its chunks of rows."""
-        rows = extra_options.get(ROWS)
-        if self.watch is not None and not self.watch.knows(rows, extra_options):
-            raise RivalError(
-                "another node cuts the latent into pieces inside the model, where nothing tells "
-                "them apart: remove that node, or the mask and the negative of RIVAL Invert"
-            )
-        if rows is not None and rows.roles is not None:
-            return rows.roles
-        return [self.roles.get(row, "positive") for row in extra_options["uuids"]]
-
-    def is_taken(self, layer: Layer) -> bool:
-        """Whether another node computes this layer's self-attention in this call."""
-        block, depth = layer
-        return (*block, depth) in self.taken or block in self.taken
-
-    def replaces(self) -> dict[tuple, Any]:
-        """Attention functions that blend plain with injected, for the layers that need them."""
-        if not any(e.strength < 1 or e.mask is not None for e in self.step.steering.readers):
-            return {}
-        layers = set().union(*self.step.tokens.values())
-        free = [layer for layer in layers if not self.is_taken(layer) and self.is_blended(layer)]
-        return {(*block, depth): self.blend for block, depth in free}
-
-    def is_blended(self, layer: Layer) -> bool:
-        steering = self.step.steering.at(layer)
-        return bool(steering.readers) and steering.blends
-
-    @host.untraced
-    def blend(self, q, k, v, extra_options, mask=None):
-        layer = (extra_options["block"], extra_options["block_index"])
-        steering = self.step.steering.at(layer)
-        attention = partial(host.attention, extra_options=extra_options)
-        with named(NODE):
-            role = self.roles_in(extra_options)[0]
-            length = self.step.read(layer, role).context.shape[1]
-            share, allowed = self.shares(layer, q, extra_options)
-        return blended_attention(attention, q, k, v, length, steering.replace, share, allowed)
-
-    def shares(self, layer: Layer, q: Tensor, extra_options: dict):
-        rows = extra_options.get(ROWS)
-        like = q.new_empty(1, 1, *extra_options["original_shape"][2:])
-        if rows is None or rows.parts is None:
-            return self.step.shares(layer, q.shape[1], like)
-        return self.step.shares_of_parts(layer, q.shape[1], like, rows.parts)

@@ -1,0 +1,138 @@
+"""The kinds of DiT whose attention is read: for each where its image's keys are, as a row of data.
+
+The counts and orders were read in ComfyUI 0.3.64 and 0.33, and are tested on both (identities).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from .joint import Block, Call, Joint
+from .positions import Rotary
+
+IMAGE, OTHER = True, False  # an attention call that holds the image's keys, or none of them
+
+
+def blocks_of(*kinds: tuple[str, str | None, tuple[bool, ...]]) -> Callable[[Any], list[Block]]:
+    """A network's blocks, in order: of each kind its list, its name in patches, its calls."""
+
+    def blocks(network: Any) -> list[Block]:
+        return [
+            (None if name is None else (name, i), calls)
+            for attribute, name, calls in kinds
+            for i in range(len(attrgetter(attribute)(network)))
+        ]
+
+    return blocks
+
+
+def first(call: Call, length: int) -> list[int]:
+    return [0]
+
+
+def last(call: Call, length: int) -> list[int]:
+    return [length - call.tokens]
+
+
+def after_text(call: Call, length: int) -> list[int]:
+    """References follow the image, so it is not counted from the end."""
+    return [call.text]
+
+
+def alone(call: Call, length: int) -> list[int]:
+    """Nothing tells which keys are the image's if there are more."""
+    return [0 if length == call.tokens else -1]
+
+
+def sd3_blocks(network: Any) -> list[Block]:
+    """One joint attention a block; in some of SD3.5 medium's, one of the image alone after it."""
+    with_second = [block.x_block.x_block_self_attn for block in network.joint_blocks]
+    return [(("double_block", i), (IMAGE,) * (1 + two)) for i, two in enumerate(with_second)]
+
+
+def wan_blocks(network: Any) -> list[Block]:
+    """Self-attention, then cross-attention: to the text, and in i2v before it to a picture."""
+    cross = 2 if network.model_type == "i2v" else 1
+    calls = (IMAGE, *(OTHER,) * cross)
+    return [(("double_block", i), calls) for i in range(len(network.blocks))]
+
+
+def padded(call: Call, tokens: int) -> int:
+    multiple = getattr(call.network, "pad_tokens_multiple", None) or 1
+    return multiple * math.ceil(tokens / multiple)
+
+
+def lumina_texts(call: Call) -> list[int]:
+    """How long the texts before the image are: the image's first position, up to a constant."""
+    mask = call.given.get("attention_mask")
+    if mask is not None and not hasattr(call.network, "pad_tokens_multiple"):
+        return mask.sum(dim=1).int().tolist()  # older hosts begin at each row's own text's end
+    return [padded(call, call.text)]
+
+
+def lumina_starts(call: Call, length: int) -> list[int]:
+    """After the text, in the layers; alone in the refiners; unknown beside references."""
+    if length == padded(call, call.tokens):
+        return [0]
+    texts = lumina_texts(call)
+    return texts if length == max(texts) + padded(call, call.tokens) else [-1]
+
+
+BESIDE_TEXT = blocks_of(
+    ("double_blocks", "double_block", (IMAGE,)), ("single_blocks", "single_block", (IMAGE,))
+)
+ROTARY = Rotary()
+HIDDEN = attrgetter("hidden_size")
+
+FLUX = Joint("Flux", BESIDE_TEXT, after_text, HIDDEN, rotary=ROTARY)
+CHROMA = Joint("Chroma", BESIDE_TEXT, after_text, HIDDEN, rotary=ROTARY)
+QWEN = Joint(
+    "QwenImageTransformer2DModel",
+    blocks_of(("transformer_blocks", "double_block", (IMAGE,))),
+    after_text,
+    attrgetter("inner_dim"),
+    rotary=ROTARY,
+)
+LUMINA = Joint(
+    "NextDiT",
+    blocks_of(
+        ("context_refiner", None, (OTHER,)),
+        ("noise_refiner", None, (IMAGE,)),
+        ("layers", "double_block", (IMAGE,)),
+    ),
+    lumina_starts,
+    attrgetter("dim"),
+    rotary=Rotary("rope_embedder"),
+    places=lumina_texts,
+)
+SD3 = Joint("OpenAISignatureMMDITWrapper", sd3_blocks, last, HIDDEN)
+WAN = Joint("WanModel", wan_blocks, alone, attrgetter("dim"), rotary=Rotary("rope_embedder"))
+HIDREAM = Joint(
+    "HiDreamImageTransformer2DModel",
+    blocks_of(("double_stream_blocks", None, (IMAGE,)), ("single_stream_blocks", None, (IMAGE,))),
+    first,
+    attrgetter("inner_dim"),
+    rotary=ROTARY,
+)
+AURA = Joint(
+    "MMDiT",
+    blocks_of(
+        ("double_layers", "double_block", (IMAGE,)), ("single_layers", "single_block", (IMAGE,))
+    ),
+    last,
+    lambda network: network.cond_seq_linear.out_features,
+)
+HUNYUAN = Joint(
+    "HunyuanVideo",
+    blocks_of(
+        ("txt_in.individual_token_refiner.blocks", None, (OTHER,)),
+        ("double_blocks", "double_block", (IMAGE,)),
+        ("single_blocks", "single_block", (IMAGE,)),
+    ),
+    first,
+    HIDDEN,
+    rotary=ROTARY,
+)

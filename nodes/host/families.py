@@ -1,0 +1,71 @@
+"""The families of models that are served: rows of data, by ComfyUI's class names."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from . import dits
+from .unet import UNet
+
+
+class Port(Protocol):
+    """How a family's network attends, and how its self-attention is recorded and lent to.
+
+    reader, recorder: see nodes/steering. A layer is named in the port's own way, the same for the
+    photo's calls and for the rows'.
+    """
+
+    network: str  # what users call it
+
+    def find(self, network: torch.nn.Module) -> str | None: ...
+
+    def layers(self, network: torch.nn.Module) -> tuple: ...
+
+    def recording(self, model_options: dict, recorder: Any) -> dict: ...
+
+    def lending(self, model_options: dict, reader: Any, device: torch.device) -> dict: ...
+
+    def taken(self, model_options: dict) -> set[tuple]: ...
+
+
+class Family(NamedTuple):
+    """area: of the latents it was trained at, in latent pixels."""
+
+    port: Port
+    area: int
+
+
+UNET = UNet()
+FAMILIES = {
+    "SD15": Family(UNET, 64**2),
+    "SD20": Family(UNET, 96**2),
+    "SD21UnclipL": Family(UNET, 96**2),
+    "SD21UnclipH": Family(UNET, 96**2),
+    "SDXL": Family(UNET, 128**2),
+    "SDXLRefiner": Family(UNET, 128**2),
+    "SSD1B": Family(UNET, 128**2),
+    "Segmind_Vega": Family(UNET, 128**2),
+    "KOALA_700M": Family(UNET, 128**2),
+    "KOALA_1B": Family(UNET, 128**2),
+    "Flux": Family(dits.FLUX, 128**2),
+    "FluxSchnell": Family(dits.FLUX, 128**2),
+    "ZImage": Family(dits.LUMINA, 128**2),
+    "Lumina2": Family(dits.LUMINA, 128**2),
+    "QwenImage": Family(dits.QWEN, 128**2),
+    "SD3": Family(dits.SD3, 128**2),
+    "Flux2": Family(dits.FLUX, 64**2),
+    "Chroma": Family(dits.CHROMA, 128**2),
+    "WAN21_T2V": Family(dits.WAN, 128**2),
+    "WAN22_T2V": Family(dits.WAN, 64**2),
+    "HiDream": Family(dits.HIDREAM, 128**2),
+    "AuraFlow": Family(dits.AURA, 128**2),
+    "HunyuanVideo": Family(dits.HUNYUAN, 128**2),
+    "HunyuanImage21": Family(dits.HUNYUAN, 64**2),
+}
+
+
+def served() -> str:
+    """What to load instead, in words."""
+    return "SD1.x, SD2 or SDXL"

@@ -1,0 +1,275 @@
+"""How DiTs attend: image and text in one attention, whose keys and values are read as they enter.
+
+One function of the host's runs every attention of a model call, and it says nothing of which it
+is. So the calls of one model call are counted, from a wrapper around it; a network makes the same
+ones for the photo and for the rows. Where a node replaces blocks, the count starts anew at each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rival_core.chain.tokens import Layer
+from ...rival_core.errors import RivalError
+from ...rival_core.steering.joint import (
+    allowed_bias,
+    arranged_mask,
+    arranged_rows,
+    share_of_all,
+)
+from .hooks import with_hooks
+from .kernels import OVERRIDE, for_longer_keys, untraced
+from .positions import Rotary, Target
+
+CALL = "rival_call"
+Block = tuple[tuple[str, int] | None, tuple[bool, ...]]  # its name in patches_replace; its calls
+
+
+class Call:
+    """One model call while it runs: what its attention calls are told apart by."""
+
+    def __init__(self, port: Joint, blocks: Sequence[Block], network: Any, x: Tensor, text, given):
+        self.port, self.blocks, self.network = port, blocks, network
+        self.is_image = [image for _, calls in blocks for image in calls]
+        self.size = tuple(x.shape[2:])
+        self.text = 0 if text is None else text.shape[1]
+        self.given = given  # what else the model is given
+        self.number = self.made = 0
+        self.rotations: dict[tuple, Tensor] = {}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The image's height and width in tokens."""
+        return self.port.grid(self.network, self.size)
+
+    @property
+    def tokens(self) -> int:
+        """How many the image has."""
+        return self.grid[0] * self.grid[1]
+
+    def next(self) -> Layer | None:
+        """The attention that is called now, if it is one of the image's."""
+        number = self.number
+        self.number += 1
+        self.made += 1
+        if number >= len(self.is_image):
+            raise RivalError(
+                f"this {self.port.network} makes more attention calls than its kind has: remove "
+                "what another node added to it"
+            )
+        return (("dit", number), 0) if self.is_image[number] else None
+
+    def start_of(self, block: tuple[str, int]) -> int | None:
+        """The number of a block's first attention call."""
+        start = 0
+        for name, calls in self.blocks:
+            if name == block:
+                return start
+            start += len(calls)
+        return None
+
+    def counted(self, block: tuple[str, int], replacement: Callable) -> Callable:
+        """Another node's block replacement, after which the count goes on with the next block."""
+        start = self.start_of(block)
+        if start is None:
+            return replacement
+        (after,) = (start + len(calls) for name, calls in self.blocks if name == block)
+
+        def replaced(*args, **kwargs):
+            self.number = start
+            out = replacement(*args, **kwargs)
+            self.number = after
+            return out
+
+        return replaced
+
+    def targets(self, heads: int, chunks: int) -> list[Target | None]:
+        """What the photo is placed by: for all rows, or for each chunk of rows."""
+        if self.port.rotary is None:
+            return [None]
+        places = self.port.places(self)
+        places = places if len(places) == 1 else places[:: len(places) // chunks]
+        return [Target(self.grid, place, heads, self) for place in places]
+
+    def images(self, length: int) -> list[slice]:
+        """Where the image's keys are among so many: of all rows, or one for each row."""
+        starts = self.port.starts(self, length)
+        if any(start < 0 or start + self.tokens > length for start in starts):
+            raise RivalError(
+                f"an attention of this {self.port.network} has {length} keys, among which the "
+                f"image's {self.tokens} cannot be found: remove what adds to the image or the text"
+            )
+        return [slice(start, start + self.tokens) for start in starts]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The port of a kind of DiT, as a row of data.
+
+    network: ComfyUI's class, which is also what users are told. blocks: what attention calls a
+    network makes, in order. starts: where among so many keys the image's begin, for all rows or for
+    each. width: of its tokens. patch: the attribute with the latent pixels to a side of a token.
+    places: of the image on the first position axis, for all rows or for each.
+    """
+
+    network: str
+    blocks: Callable[[Any], list[Block]]
+    starts: Callable[[Call, int], list[int]]
+    width: Callable[[Any], int]
+    patch: str = "patch_size"
+    rotary: Rotary | None = None
+    places: Callable[[Call], list[float]] = lambda call: [0.0]
+
+    def find(self, network: torch.nn.Module) -> str | None:
+        """Where in a network the DiT is, "" if it is one itself; None if there is not just one."""
+        found = [n for n, part in network.named_modules() if type(part).__name__ == self.network]
+        return found[0] if len(found) == 1 else None
+
+    def layers(self, network: torch.nn.Module) -> tuple:
+        """Each of the image's attention calls, by its number among all."""
+        calls = [image for _, block in self.blocks(network) for image in block]
+        width = self.width(network)
+        return tuple((("dit", i), 0, width) for i, image in enumerate(calls) if image)
+
+    def grid(self, network: torch.nn.Module, size: Sequence[int]) -> tuple[int, int]:
+        """The height and width in tokens of a latent of this size, of one frame."""
+        patch = getattr(network, self.patch)
+        height, width = patch[-2:] if isinstance(patch, Sequence) else (patch, patch)
+        return math.ceil(size[-2] / height), math.ceil(size[-1] / width)
+
+    def recording(self, model_options: dict, recorder: Any) -> dict:
+        """The options of a call whose self-attention a recorder takes down."""
+        return self.hooked(model_options, Recording(recorder))
+
+    def lending(self, model_options: dict, reader: Any, device: torch.device) -> dict:
+        """The options of a call whose rows read the photo as a reader says."""
+        around = [] if reader.watch is None else [reader.watch]
+        faster = for_longer_keys(model_options, device)
+        return self.hooked(with_hooks(model_options, **faster), Lending(reader), around)
+
+    def hooked(self, model_options: dict, hook: Any, around: Sequence = ()) -> dict:
+        before = model_options["transformer_options"].get(OVERRIDE)
+        override = {OVERRIDE: partial(attend, hook, before)}
+        return with_hooks(model_options, around_apply_model=[*around, Counting(self)], **override)
+
+    def taken(self, model_options: dict) -> set[tuple]:
+        """None: whatever another node puts into a block, its attention is this one."""
+        return set()
+
+
+class Counting:
+    """A wrapper around model calls, in which their attention calls are counted."""
+
+    def __init__(self, port: Joint):
+        self.port = port
+
+    def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None,
+                 transformer_options={}, **kwargs):
+        outer = executor.class_obj.diffusion_model
+        network = outer.get_submodule(self.port.find(outer) or "")
+        call = Call(self.port, self.port.blocks(network), network, x, c_crossattn, kwargs)
+        options = {**transformer_options, CALL: call, "original_shape": list(x.shape)}
+        replaces = options.get("patches_replace", {})
+        if replaces.get("dit"):
+            counted = {block: call.counted(block, f) for block, f in replaces["dit"].items()}
+            options["patches_replace"] = {**replaces, "dit": counted}
+        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if 0 < call.made and call.number != len(call.is_image):
+            raise RivalError(
+                f"this {self.port.network} made {call.number} of its {len(call.is_image)} "
+                "attention calls: remove what skips parts of the model, or RIVAL Patch Model"
+            )
+        return out
+
+
+@untraced
+def attend(hook: Any, before: Callable | None, func: Callable, q, k, v, heads, mask=None, *args,
+           **kwargs):
+    """The host's attention override: what it calls in place of its own function, for every call."""
+    function = func if before is None else partial(before, func)
+    options = kwargs["transformer_options"]
+    layer = options[CALL].next()
+
+    def attention(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return function(q, k, v, heads, mask, *args, **kwargs)
+
+    if layer is None:
+        return attention(k, v, mask)
+    return hook(layer, attention, k, v, heads, mask, options)
+
+
+class Recording:
+    """What the exemplar's own calls read, taken down."""
+
+    def __init__(self, recorder: Any):
+        self.recorder = recorder
+
+    def __call__(self, layer: Layer, attention: Callable, k, v, heads, mask, options) -> Tensor:
+        call = options[CALL]
+        if self.recorder.wants(layer):
+            images = call.images(k.shape[-2])
+            rows, places = options["uuids"], call.port.places(call)
+            images, places = (one if len(one) > 1 else one * len(rows) for one in (images, places))
+            for i, (row, image, place) in enumerate(zip(rows, images, places)):
+                # Copies: a view would keep the text's keys, too.
+                own = (t[i : i + 1, ..., image, :].clone() for t in (k, v))
+                self.recorder.keep(layer, [row], *own, place)
+        self.recorder.end_if_done()
+        return attention(k, v, mask)
+
+
+class Lending:
+    """What the generated rows read beside their own."""
+
+    def __init__(self, reader: Any):
+        self.reader = reader
+
+    def __call__(self, layer: Layer, attention: Callable, k, v, heads, mask, options) -> Tensor:
+        steering, call = self.reader.at(layer), options[CALL]
+        if not steering.readers:
+            return attention(k, v, mask)
+        images = call.images(k.shape[-2])
+        targets = call.targets(heads, len(options["uuids"]))
+        chunks = self.reader.read(layer, options, targets)
+        sets, replace = len(steering.readers), steering.replace
+        longer = [arranged_rows(own, images, lent, sets, replace)
+                  for own, lent in ((k, [c.context for c in chunks]), (v, [c.value for c in chunks]))]
+        longer_mask = None
+        if mask is not None:
+            longer_mask = arranged_mask(mask, images, chunks[0].count, sets, replace)
+        if not steering.blends:
+            return attention(*longer, longer_mask)
+        return self.blend(layer, attention, k, v, mask, longer, longer_mask, images, options)
+
+    def blend(
+        self, layer: Layer, attention: Callable, k, v, mask, longer, longer_mask, images, options
+    ) -> Tensor:
+        """(1 - share) plain + share injected attention, of every query."""
+        length, n = k.shape[-2], options[CALL].tokens
+        share, allowed = self.reader.shares(layer, n, k, options)
+        if allowed is not None:
+            lengths, replace = self.reader.lengths(layer), self.reader.at(layer).replace
+            only = torch.cat([allowed_bias(allowed, image, length, lengths, replace, k)
+                              for image in images])
+            longer_mask = both(only, longer_mask)
+        plain, injected = attention(k, v, mask), attention(*longer, longer_mask)
+        if isinstance(share, Tensor):
+            share = torch.cat([share_of_all(share, image, length) for image in images]).to(plain)
+            share = share if plain.ndim == 3 else share[:, None]
+        return torch.lerp(plain, injected, share)
+
+
+def both(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """What to add to scores [., L, keys] so that both say what may be read."""
+    if mask is None:
+        return bias
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, -math.inf)
+    return (bias[:, None] if mask.ndim == 4 else bias) + mask
