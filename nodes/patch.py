@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rival_core.chain.features import FEATURES
-from ..rival_core.errors import RivalError
 from ..rival_core.steering.exemplar import KEYS, LAYERS, Exemplar, choose_layers
 from ..rival_core.steering.gates import Gates
+from ..rival_core.steering.positions import POSITIONS
 from . import checks, host
 from .schema import RivalChain, advanced, named, notify, output, schema
 from .steering.run import align
@@ -113,6 +113,19 @@ class RivalPatchModel(io.ComfyNode):
                         "likeness.",
                     )
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "positions",
+                        options=list(POSITIONS),
+                        default="beside",
+                        optional=True,
+                        tooltip="Where the photo lies for a model whose attention has positions "
+                        "(Flux, Z-Image, Qwen-Image, Wan, ...). beside: right of the new image, so "
+                        "that its style comes without its layout. shuffled: its pieces in another "
+                        "order, the loosest. same: where they were, which brings the layout along; "
+                        "for edits, with start inverted.",
+                    )
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model, steered. Any sampler takes it.")],
         )
@@ -132,19 +145,15 @@ class RivalPatchModel(io.ComfyNode):
         mask=None,
         exemplar_mask=None,
         exemplar_keys="all",
+        positions="beside",
     ) -> io.NodeOutput:
         with named(NODE):
             checks.same_model(chain, model)
-            if host.is_flow(model):
-                raise RivalError(
-                    "alignment is not supported for models sampled as a flow yet: remove the node "
-                    "that set that sampling, or use the chain without this patch"
-                )
             gates = Gates(inject_start, replace_end, inject_end, normalize_end)
             exemplar = Exemplar(chain, gates, strength, choose_layers(chain.model, layers),
                                 checks.one_mask("exemplar_mask", exemplar_mask),
                                 checks.one_mask("mask", mask, may_be_empty=True), features,
-                                exemplar_keys)
+                                exemplar_keys, positions)
             notices = notify(NODE, cls.notices(model, exemplar))
             return output(align(model, exemplar), text=notices,
                           chain_timesteps=cls.timesteps(model, chain))
@@ -163,6 +172,11 @@ class RivalPatchModel(io.ComfyNode):
             notices.append(
                 f"the chain keeps {kept!r} features, which are not read where features is "
                 f"{exemplar.features!r}"
+            )
+        if exemplar.positions != "beside" and not host.port_of(model).has_positions:
+            notices.append(
+                f"positions is {exemplar.positions!r}, and this model's attention has none that "
+                "could be moved: it changes nothing"
             )
         if exemplar.mask is not None and not exemplar.mask.any():
             notices.append("the mask is empty, so the photo acts nowhere")

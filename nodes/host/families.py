@@ -18,6 +18,7 @@ class Port(Protocol):
     """
 
     network: str  # what users call it
+    has_positions: bool  # that lent keys can be moved among
 
     def find(self, network: torch.nn.Module) -> str | None: ...
 

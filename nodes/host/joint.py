@@ -127,6 +127,10 @@ class Joint:
     rotary: Rotary | None = None
     places: Callable[[Call], list[float]] = lambda call: [0.0]
 
+    @property
+    def has_positions(self) -> bool:
+        return self.rotary is not None
+
     def find(self, network: torch.nn.Module) -> str | None:
         """Where in a network the DiT is, "" if it is one itself; None if there is not just one."""
         found = [n for n, part in network.named_modules() if type(part).__name__ == self.network]
@@ -202,6 +206,7 @@ def attend(hook: Any, before: Callable | None, func: Callable, q, k, v, heads, m
 
     if layer is None:
         return attention(k, v, mask)
+    v = v.reshape(k.shape)  # SD3's values come with their heads apart
     return hook(layer, attention, k, v, heads, mask, options)
 
 

@@ -74,9 +74,8 @@ def pooled_width(model: ModelPatcher) -> int | None:
 def is_flow(model: ModelPatcher) -> bool:
     """Whether the model was trained, or is sampled, as a rectified flow."""
     sampling = model.get_model_object("model_sampling")
-    return isinstance(sampling, comfy.model_sampling.CONST) and isinstance(
-        sampling, comfy.model_sampling.ModelSamplingDiscreteFlow
-    )
+    kinds = (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.ModelSamplingFlux)
+    return isinstance(sampling, comfy.model_sampling.CONST) and isinstance(sampling, kinds)
 
 
 def is_inpainting(model: ModelPatcher) -> bool:

@@ -19,6 +19,7 @@ class UNet:
     """The port of UNets: self-attention's hooks, `attn1_patch` and `attn1_replace`."""
 
     network = "UNet"
+    has_positions = False
 
     def find(self, network: torch.nn.Module) -> str | None:
         """Where in a network the UNet is, "" if it is one itself; None if there is not just one.

@@ -125,6 +125,11 @@ def choose_layers(card: ModelCard, name: str) -> frozenset[Layer] | None:
     """
     if choice("layers", name, LAYERS) == "all":
         return None
+    if any(block[0] == "dit" for block, *_ in card.layers):
+        raise RivalError(
+            f"layers is {name!r}, which names parts of a UNet, and this model is a transformer: "
+            "choose all"
+        )
     widest = max(width for *_, width in card.layers)
     chosen = {
         "decoder": [x for x in card.layers if x[0][0].startswith(("output", "up"))],
