@@ -155,14 +155,14 @@ class RivalPatchModel(io.ComfyNode):
                                 checks.one_mask("mask", mask, may_be_empty=True), features,
                                 exemplar_keys, positions)
             notices = notify(NODE, cls.notices(model, exemplar))
-            return output(align(model, exemplar), text=notices,
-                          chain_timesteps=cls.timesteps(model, chain))
+            return output(align(model, exemplar), text=notices, **cls.timeline(model, chain))
 
     @classmethod
-    def timesteps(cls, model, chain) -> list[float]:
-        """The chain's steps from noise to image, for the timeline."""
+    def timeline(cls, model, chain) -> dict[str, list]:
+        """The chain's steps from noise to image, and how gates compare them."""
         timesteps = host.timesteps_of(model)
-        return [timesteps.t(sigma) for sigma in chain.sigmas.flip(0)[:-1].tolist()]
+        steps = [timesteps.t(sigma) for sigma in chain.sigmas.flip(0)[:-1].tolist()]
+        return {"chain_timesteps": steps, "chain_slack": [timesteps.slack]}
 
     @classmethod
     def notices(cls, model, exemplar) -> list[str]:

@@ -74,8 +74,9 @@ def pooled_width(model: ModelPatcher) -> int | None:
 def is_flow(model: ModelPatcher) -> bool:
     """Whether the model was trained, or is sampled, as a rectified flow."""
     sampling = model.get_model_object("model_sampling")
-    kinds = (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.ModelSamplingFlux)
-    return isinstance(sampling, comfy.model_sampling.CONST) and isinstance(sampling, kinds)
+    # Newer hosts have flows from image to image, too, which begin at no noise.
+    other = getattr(comfy.model_sampling, "IMG_TO_IMG_FLOW", ())
+    return isinstance(sampling, comfy.model_sampling.CONST) and not isinstance(sampling, other)
 
 
 def is_inpainting(model: ModelPatcher) -> bool:
@@ -94,7 +95,7 @@ def timesteps_of(model: ModelPatcher) -> Timesteps:
     """The model's map between sigma and the 1000 training timesteps."""
     sampling = model.get_model_object("model_sampling")
     if is_flow(model):
-        return FlowTimesteps(float(sampling.shift))
+        return FlowTimesteps(sampling.percent_to_sigma)
     if not hasattr(sampling, "num_timesteps"):
         return LogLinearTimesteps(float(sampling.sigma_min), float(sampling.sigma_max))
     if len(sampling.sigmas) != sampling.num_timesteps:

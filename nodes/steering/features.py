@@ -92,7 +92,7 @@ class Shelf:
         timesteps = host.timesteps_of(self.model)
         places = set()
         for sigma in run[:-1].tolist():
-            readers = steering(self.exemplars, timesteps.t(sigma)).readers
+            readers = steering(self.exemplars, timesteps.t(sigma), timesteps.slack).readers
             if any(e.chain is self.chain for e in readers):
                 places.add(self.chain.place(sigma))
         places.discard(None)

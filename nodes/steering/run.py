@@ -64,7 +64,9 @@ class Run:
     def at(self, sigma: float) -> Step:
         """The step at this sigma; moving to another frees the last one's tokens."""
         if self.step is None or self.step.sigma != sigma:
-            self.step = Step(sigma, steering(self.exemplars, self.timesteps.t(sigma)))
+            times = self.timesteps
+            acting = steering(self.exemplars, times.t(sigma), times.slack)
+            self.step = Step(sigma, acting)
         return self.step
 
     def inject(self, model, conds, x: Tensor, sigma: Tensor, model_options: dict) -> dict:

@@ -121,7 +121,7 @@ def sample_euler(
     levels, x = sigmas.tolist(), model.on_device(x)
     with hooked(model) as hooks:
         for i, (sigma, target) in enumerate(zip(levels, levels[1:])):
-            step = Step(sigma, steering(exemplars, model.timesteps.t(sigma)))
+            step = Step(sigma, steering(exemplars, model.timesteps.t(sigma), model.timesteps.slack))
             denoised = aligned(model, hooks, step, x, prompts, cfg)
             x = x + (target - sigma) * to_d(x, sigma, denoised)
             if callback is not None:

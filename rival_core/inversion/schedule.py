@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +13,17 @@ from torch import Tensor
 from ..errors import RivalError
 
 FEWEST_STEPS, MOST_STEPS = 5, 400
+HALVINGS = 50  # of the whole schedule, after which float64 knows no finer
 
 
 class Timesteps(Protocol):
-    """A model's two-way map between sigma and the timestep in [0, 1000) that training used."""
+    """A model's two-way map between sigma and the timestep in [0, 1000] that training used.
+
+    slack: how gates compare those: None as the official counter of whole timesteps does, else as
+    percents of the schedule, which are known to within this many timesteps (see Gates).
+    """
+
+    slack: ClassVar[float | None]
 
     def sigma(self, t: int) -> float: ...
 
@@ -25,6 +33,8 @@ class Timesteps(Protocol):
 @dataclass(frozen=True, eq=False)
 class TableTimesteps:
     """A discrete model's own table of sigmas, rising, one for each of its 1000 timesteps."""
+
+    slack: ClassVar[float | None] = None
 
     sigmas: Tensor  # [1000]
 
@@ -42,6 +52,8 @@ class TableTimesteps:
 class LogLinearTimesteps:
     """A continuous (EDM) model: log sigma is linear in the schedule's percent, t = 1000 (1 - p)."""
 
+    slack: ClassVar[float | None] = None
+
     sigma_min: float
     sigma_max: float
 
@@ -58,16 +70,31 @@ class LogLinearTimesteps:
 
 @dataclass(frozen=True)
 class FlowTimesteps:
-    """A flow model: sigma is 1 at percent 0 and 0 at percent 1, bent by its shift."""
+    """A flow model: t = 1000 (1 - p), p the host's percent of the schedule, 0 at pure noise.
 
-    shift: float
+    percent_to_sigma: the sampling's own, falling from 1 at percent 0 to 0 at percent 1, whatever
+    bends it between. A float32 sigma near 1 knows its t to 5e-4 under a shift of 8.
+    """
+
+    slack: ClassVar[float | None] = 1e-3
+
+    percent_to_sigma: Callable[[float], float]
 
     def sigma(self, t: int) -> float:
-        u = t / 1000
-        return self.shift * u / (1 + (self.shift - 1) * u)
+        return float(self.percent_to_sigma(1 - t / 1000))
 
     def t(self, sigma: float) -> float:
-        return round(1000 * sigma / (self.shift - (self.shift - 1) * sigma), 3)
+        """By bisection: some 50 evaluations, and no class of samplings needs a formula here."""
+        noisier, cleaner = 0.0, 1.0
+        if sigma >= self.percent_to_sigma(noisier):
+            return 1000.0
+        for _ in range(HALVINGS):
+            middle = (noisier + cleaner) / 2
+            if self.percent_to_sigma(middle) > sigma:
+                noisier = middle
+            else:
+                cleaner = middle
+        return 1000 * (1 - cleaner)
 
 
 def rival_timesteps(steps: int) -> list[int]:

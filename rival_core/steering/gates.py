@@ -38,14 +38,19 @@ class Gates:
         for name, value in vars(self).items():
             number(name, value, 0.0, 1.0)
 
-    def attention(self, t: float) -> Attention:
-        """The rule at timestep t. The official counter compares t - 1, not t."""
+    def attention(self, t: float, slack: float | None = None) -> Attention:
+        """The rule at timestep t. The official counter compares t - 1, not t.
+
+        slack: the timesteps' own. Where it is a number, the photo acts in [inject_start,
+        inject_end) and replaces below replace_end, as fractions of the schedule.
+        """
         if self.inject_start >= self.inject_end:
             return Attention.PLAIN  # an empty window; the comparisons below would let one step in
-        if t - 1 > timestep_at(self.inject_start) or t - 1 < timestep_at(self.inject_end):
+        at = t - (1 if slack is None else slack)
+        if at > timestep_at(self.inject_start) or at < timestep_at(self.inject_end):
             return Attention.PLAIN
-        return Attention.REPLACE if t - 1 > timestep_at(self.replace_end) else Attention.CONCAT
+        return Attention.REPLACE if at > timestep_at(self.replace_end) else Attention.CONCAT
 
-    def normalizes(self, t: float) -> bool:
+    def normalizes(self, t: float, slack: float | None = None) -> bool:
         """Whether the predicted noise takes the exemplar's statistics at timestep t."""
-        return t > timestep_at(self.normalize_end)
+        return t - (slack or 0) > timestep_at(self.normalize_end)

@@ -57,12 +57,16 @@ class Steering:
         return tuple({id(e.chain): e.chain for e in (*self.readers, *self.normalizers)}.values())
 
 
-def steering(exemplars: Sequence[Exemplar], t: float) -> Steering:
-    """The exemplars whose gates are open at timestep t."""
+def steering(exemplars: Sequence[Exemplar], t: float, slack: float | None = None) -> Steering:
+    """The exemplars whose gates are open at timestep t. slack: of the timesteps (see Gates)."""
     active = [e for e in exemplars if e.acts]
-    readers = tuple(e for e in active if e.gates.attention(t) is not Attention.PLAIN)
-    rules = tuple(e.gates.attention(t) for e in readers)
-    return Steering(readers, rules, tuple(e for e in active if e.gates.normalizes(t)))
+    rules = [(e, e.gates.attention(t, slack)) for e in active]
+    reading = [(e, rule) for e, rule in rules if rule is not Attention.PLAIN]
+    return Steering(
+        tuple(e for e, _ in reading),
+        tuple(rule for _, rule in reading),
+        tuple(e for e in active if e.gates.normalizes(t, slack)),
+    )
 
 
 def with_exemplars(shape: Sequence[int], exemplars: Sequence[Exemplar]) -> list[int]:

@@ -192,14 +192,16 @@ def test_its_rules_are_the_samplers(page):
     fractions = [0.0, 0.04, 0.1, 0.4, 0.6, 1.0, *(round(random.random(), 2) for _ in range(6))]
     timesteps = [*range(1, 1000, 7), 999, *(1000 * (1 - f) + d for f in fractions for d in (0, 1))]
     names = list(vars(Gates()))
-    for _ in range(40):
+    for slack in (None, 1e-3) * 20:
         gates = Gates(*random.choices(fractions, k=4))
-        ours = [[gates.attention(t).value, gates.normalizes(t)] for t in timesteps]
+        ours = [[gates.attention(t, slack).value, gates.normalizes(t, slack)] for t in timesteps]
         theirs = page.page.evaluate(
-            f"""async ([gates, timesteps]) => {{
+            f"""async ([gates, timesteps, slack]) => {{
                 const {{ attention, normalizes }} = await import("{MODULE}");
-                return timesteps.map((t) => [attention(gates, t), normalizes(gates, t)]);
+                return timesteps.map((t) => [
+                    attention(gates, t, slack), normalizes(gates, t, slack),
+                ]);
             }}""",
-            [{name: getattr(gates, name) for name in names}, timesteps],
+            [{name: getattr(gates, name) for name in names}, timesteps, slack],
         )
         assert theirs == ours, gates

@@ -6,23 +6,27 @@ const timestepAt = (fraction) => Math.round(1e9 * (1 - fraction)) / 1e6;
 /** The fraction of the schedule at a timestep. */
 export const fractionAt = (t) => 1 - t / 1000;
 
-/** What self-attention reads at timestep t: "plain", "replace" or "concat". */
-export function attention(gates, t) {
+/**
+ * What self-attention reads at timestep t: "plain", "replace" or "concat".
+ * slack: of the model's timesteps; null where the official counter compares whole ones.
+ */
+export function attention(gates, t, slack = null) {
   if (gates.inject_start >= gates.inject_end) return "plain";
-  const before = t - 1; // the official counter compares t - 1
+  const before = t - (slack ?? 1); // the official counter compares t - 1
   if (before > timestepAt(gates.inject_start) || before < timestepAt(gates.inject_end)) return "plain";
   return before > timestepAt(gates.replace_end) ? "replace" : "concat";
 }
 
 /** Whether the predicted noise takes the photo's statistics at timestep t. */
-export const normalizes = (gates, t) => t > timestepAt(gates.normalize_end);
+export const normalizes = (gates, t, slack = null) =>
+  t - (slack ?? 0) > timestepAt(gates.normalize_end);
 
 /**
  * The two lanes of the timeline, cut where a gate is.
  * Returns {attention, colours}: lists of {kind, from, to, steps}, left to right, without empty ones.
- * timesteps: those of the chain, or empty; `steps` counts the ones in a segment.
+ * timesteps: those of the chain, or empty; `steps` counts the ones in a segment. slack: of them.
  */
-export function lanes(gates, timesteps) {
+export function lanes(gates, timesteps, slack = null) {
   const start = gates.inject_start;
   const end = Math.max(start, gates.inject_end);
   const middle = Math.min(Math.max(start, gates.replace_end), end);
@@ -35,7 +39,7 @@ export function lanes(gates, timesteps) {
         { kind: "plain", from: end, to: 1 },
       ],
       timesteps,
-      (t) => attention(gates, t),
+      (t) => attention(gates, t, slack),
     ),
     colours: counted(
       [
@@ -43,7 +47,7 @@ export function lanes(gates, timesteps) {
         { kind: "own", from: gates.normalize_end, to: 1 },
       ],
       timesteps,
-      (t) => (normalizes(gates, t) ? "normalized" : "own"),
+      (t) => (normalizes(gates, t, slack) ? "normalized" : "own"),
     ),
   };
 }

@@ -11,11 +11,12 @@ const MARGIN = 6; // around the element, in the classic renderer
 const isLinked = (node, name) =>
   (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
 
-const stateOf = (node, timesteps) => ({
+const stateOf = (node, { timesteps, slack }) => ({
   gates: Object.fromEntries(GATES.map((gate) => [gate, widgetOf(node, gate).value])),
   locked: GATES.filter((gate) => isLinked(node, gate)),
   strength: widgetOf(node, "strength").value,
   timesteps,
+  slack,
 });
 
 /** After an undo, Nodes 2.0 keeps the element of the node's predecessor on the page. */
@@ -26,10 +27,10 @@ function takeOver(node, element) {
 }
 
 function addTimeline(node) {
-  let timesteps = [];
+  let chain = { timesteps: [], slack: null };
   const timeline = new Timeline((gate, value) => setValue(app, node, gate, value));
   const show = () => {
-    timeline.show(stateOf(node, timesteps));
+    timeline.show(stateOf(node, chain));
     node.setDirtyCanvas?.(true, true);
   };
   addElement(node, "timeline", timeline.element, MARGIN, () => HEIGHT + 2 * MARGIN);
@@ -40,7 +41,8 @@ function addTimeline(node) {
   });
   follow(node, "onConnectionsChange", show);
   follow(node, "onExecuted", (output) => {
-    timesteps = output?.chain_timesteps ?? timesteps;
+    const timesteps = output?.chain_timesteps;
+    if (timesteps) chain = { timesteps, slack: output.chain_slack?.[0] ?? null };
     show();
   });
   show();

@@ -34,13 +34,14 @@ const fraction = (value) => Number(Math.min(1, Math.max(0, value)).toFixed(2));
 
 /**
  * set(gate, value) is called when a handle moves.
- * Its `element` belongs on the page; `show({gates, locked, timesteps, strength})` draws it anew:
- * gates {name: fraction}, locked: names that a wire sets, timesteps: the chain's, or [].
+ * Its `element` belongs on the page; `show({gates, locked, timesteps, slack, strength})` draws it
+ * anew: gates {name: fraction}, locked: names that a wire sets, timesteps: the chain's, or [], and
+ * their slack (see gates.js).
  */
 export class Timeline {
   constructor(set) {
     this.set = set;
-    this.state = { gates: {}, locked: [], timesteps: [], strength: 1 };
+    this.state = { gates: {}, locked: [], timesteps: [], slack: null, strength: 1 };
     this.element = make("div", "rival-timeline", { role: "group", "aria-label": "Schedule" });
     this.lanes = {
       attention: make("div", "lane attention"),
@@ -57,7 +58,7 @@ export class Timeline {
 
   show(state) {
     this.state = state;
-    const drawn = lanes(state.gates, state.timesteps);
+    const drawn = lanes(state.gates, state.timesteps, state.slack);
     for (const [name, lane] of Object.entries(this.lanes)) this.#showLane(lane, drawn[name]);
     for (const gate of GATES) this.#showHandle(gate);
     this.#showSteps();
