@@ -64,6 +64,15 @@ FAMILIES = {
     "AuraFlow": Family(dits.AURA, 128**2),
     "HunyuanVideo": Family(dits.HUNYUAN, 128**2),
     "HunyuanImage21": Family(dits.HUNYUAN, 64**2),
+    "Anima": Family(dits.ANIMA, 128**2),
+    "Krea2": Family(dits.KREA2, 128**2),
+    "Lens": Family(dits.LENS, 64**2),
+    "Omnigen2": Family(dits.OMNIGEN2, 128**2),
+    "Kandinsky5Image": Family(dits.KANDINSKY5, 128**2),
+    "LongCatImage": Family(dits.FLUX, 128**2),
+    "JoyImage": Family(dits.JOYIMAGE, 128**2),
+    "MageFlow": Family(dits.MAGE_FLOW, 64**2),
+    "Ideogram4": Family(dits.IDEOGRAM4, 64**2),
 }
 
 

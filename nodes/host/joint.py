@@ -115,7 +115,7 @@ class Joint:
 
     network: ComfyUI's class, which is also what users are told. blocks: what attention calls a
     network makes, in order. starts: where among so many keys the image's begin, for all rows or for
-    each. width: of its tokens. patch: the attribute with the latent pixels to a side of a token.
+    each. width: of its tokens. patch: the latent pixels to a side of a token, or the attribute with them.
     places: of the image on the first position axis, for all rows or for each.
     """
 
@@ -123,7 +123,7 @@ class Joint:
     blocks: Callable[[Any], list[Block]]
     starts: Callable[[Call, int], list[int]]
     width: Callable[[Any], int]
-    patch: str = "patch_size"
+    patch: str | int = "patch_size"
     rotary: Rotary | None = None
     places: Callable[[Call], list[float]] = lambda call: [0.0]
 
@@ -144,7 +144,7 @@ class Joint:
 
     def grid(self, network: torch.nn.Module, size: Sequence[int]) -> tuple[int, int]:
         """The height and width in tokens of a latent of this size, of one frame."""
-        patch = getattr(network, self.patch)
+        patch = self.patch if isinstance(self.patch, int) else getattr(network, self.patch)
         height, width = patch[-2:] if isinstance(patch, Sequence) else (patch, patch)
         return math.ceil(size[-2] / height), math.ceil(size[-1] / width)
 

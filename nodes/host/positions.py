@@ -1,8 +1,10 @@
-"""Where a photo's keys lie among a network's rotary positions, by the network's own embedder."""
+"""Where a photo's keys lie among a network's rotary positions, by the network's own rotations."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,21 +19,34 @@ from ...rival_core.steering.positions import displacements, rotated
 class Rotary:
     """How a network turns queries and keys.
 
-    embedder: the attribute that makes rotations of ids. axes: of the ids that are the image's rows
-    and columns. halves: whether number i of a head is turned with number D / 2 + i.
+    rotation: (the network, ids [1, n, axes]) -> [..., n, ..., P, 2, 2], as the network itself does.
+    axes: how many an id has: the image's rows and columns are second and third, or all there are.
+    halves: whether number i of a head is turned with number D / 2 + i.
     """
 
-    embedder: str = "pe_embedder"
-    axes: tuple[int, int] = (1, 2)
+    rotation: Callable[[Any, Tensor], Tensor]
+    axes: Callable[[Any], int] = lambda network: 3
     halves: bool = False
 
-    def rotation(self, network: Any, moves: Tensor, first: float) -> Tensor:
+    def of(self, network: Any, moves: Tensor, first: float) -> Tensor:
         """[n, P, 2, 2], for moves [n, 2] in tokens (y, x), and along the first axis."""
-        embedder = getattr(network, self.embedder)
-        ids = moves.new_zeros(1, len(moves), len(embedder.axes_dim))
-        ids[..., list(self.axes)] = moves
-        ids[..., 0] += first
-        return embedder(ids).reshape(len(moves), -1, 2, 2)
+        ids = moves.new_zeros(1, len(moves), max(3, self.axes(network)))
+        ids[..., 0], ids[..., 1:3] = first, moves
+        ids = ids if self.axes(network) > 2 else ids[..., 1:]
+        return self.rotation(network, ids).reshape(len(moves), -1, 2, 2)
+
+
+def by_embedder(attribute: str, halves: bool = False) -> Rotary:
+    """Rotary positions of a network that keeps a module which makes rotations of ids."""
+    found = attrgetter(attribute)
+    return Rotary(lambda network, ids: found(network)(ids),
+                  lambda network: len(found(network).axes_dim), halves)
+
+
+def by_angles(angles: Tensor) -> Tensor:
+    """The rotations [..., 2, 2] by so many radians."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ class Target:
                 return tokens
             moves = torch.zeros(1, 2) if moves is None else moves
             moves = moves.to(tokens.context.device)
-            self.call.rotations[key] = port.rotary.rotation(network, moves, key[2])
+            self.call.rotations[key] = port.rotary.of(network, moves, key[2])
         turned = self.call.rotations[key]
         keys = rotated(tokens.context, turned, self.heads, port.rotary.halves)
         return Tokens(keys, tokens.value)
