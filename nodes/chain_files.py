@@ -19,7 +19,7 @@ SAVE, LOAD = "RIVAL Save Chain", "RIVAL Load Chain"
 
 def described(chain: Chain) -> str:
     """One line: the model it needs, its size, how it was made."""
-    height, width = chain.latents.shape[2:]
+    height, width = chain.size
     return (
         f"{chain.model.family}, latent {width} x {height}, schedule {chain.schedule}, solver "
         f"{chain.solver.name}: {summary(chain)}"

@@ -40,12 +40,13 @@ WHOLE_RANGE = {
 }
 
 
-def latent_image(latent: dict, channels: int) -> Tensor:
-    """The [1, C, H, W] float32 samples of a LATENT that holds one image."""
-    samples = latent["samples"]
-    if getattr(samples, "is_nested", False) or samples.ndim != 4:
-        shape = "several streams" if samples.ndim == 4 else f"{samples.ndim} dimensions"
-        raise RivalError(f"the latent has {shape}: give the latent of one image, not of a video")
+def latent_image(latent: dict, model) -> Tensor:
+    """The float32 samples of a LATENT that holds one image.
+
+    [1, C, H, W], or [1, C, 1, H, W] for a model whose latents have time.
+    """
+    samples, channels = host.as_its_own(model, latent)["samples"], host.latent_channels(model)
+    of_images(samples, host.latent_dimensions(model))
     if samples.shape[0] != 1:
         raise RivalError(
             f"the latent holds a batch of {samples.shape[0]}: give one image, for instance through "
@@ -53,11 +54,11 @@ def latent_image(latent: dict, channels: int) -> Tensor:
         )
     if samples.numel() == 0:
         raise RivalError(f"the latent is empty (shape {list(samples.shape)}): give a real image")
-    height, width = samples.shape[2:]
+    height, width = samples.shape[-2:]
     if min(height, width) < 2:
         raise RivalError(
-            f"the latent is too small ({width} x {height}): give an image of at least 16 pixels a "
-            "side"
+            f"the latent is too small ({width} x {height}): give an image of at least "
+            f"{2 * host.pixels_to_a_side(model)} pixels a side"
         )
     if samples.shape[1] != channels:
         raise RivalError(
@@ -76,8 +77,21 @@ def latent_image(latent: dict, channels: int) -> Tensor:
     return samples.to(torch.float32)
 
 
+def of_images(samples: Tensor, dimensions: int) -> None:
+    """Raises unless these are images' samples, of a latent with 2 dimensions, or 3 with time."""
+    if getattr(samples, "is_nested", False):
+        found = "has several streams"
+    elif samples.ndim != dimensions + 2:
+        found = f"has {samples.ndim} dimensions"
+    elif dimensions == 3 and samples.shape[2] > 1:
+        found = f"is a video of {samples.shape[2]} frames"
+    else:
+        return
+    raise RivalError(f"the latent {found}: give the latent of one image, not of a video")
+
+
 def pictures(latent: dict, channels: int, use: str) -> Tensor:
-    """The [B, C, H, W] samples of a LATENT, finite as its noise_mask is. use: "to be inpainted"."""
+    """The [B, C, *grid] samples of a LATENT, finite as its mask is. use: "to be inpainted"."""
     samples, mask = latent["samples"], latent.get("noise_mask")
     if samples.shape[1] != channels:
         raise RivalError(
@@ -199,7 +213,7 @@ def same_model(chain: Chain, model) -> None:
             ((tokens, options),) = getattr(chain, name)
             same_prompt_shape(name, tokens, options, model)
             if host.is_inpainting(model):
-                shows_itself(options, tuple(chain.latents.shape[2:]))
+                shows_itself(options, chain.size)
 
 
 def same_scaling(chain: Chain, scaling: Scaling, sigma: float) -> None:

@@ -163,9 +163,8 @@ class RivalBlendedGuidance(io.ComfyNode):
                 if not host.same_encoding(clip, prompt, chain.positive):
                     notices = notify(NODE, ["the prompt is not the text that the chain was "
                                             "inverted with, so the words may be misplaced"])
-                size = tuple(chain.latents.shape[2:])
                 maps = attention_maps(model, chain, positions)
-                found = enlarged(attention_mask(maps, size, resolution, threshold, blur))
+                found = enlarged(attention_mask(maps, chain.size, resolution, threshold, blur))
                 mask = found if mask is None else found * resize_mask(mask, found[None])[:, 0]
         guided = blend_guidance(model, Blend(mask, outside))
         if keep_photo:

@@ -208,7 +208,7 @@ class RivalInvert(io.ComfyNode):
             checks.unpatched(model)
             solver = Solver(solver, iterations, tolerance, anderson_window, anderson_mixing)
             something_reads(features, host.is_flow(model))
-            image = checks.latent_image(latent, host.latent_channels(model))
+            image = checks.latent_image(latent, model)
             positive, negative = cls.conditioning(model, image, positive, negative)
             falling = cls.sigmas(model, steps, schedule, sigmas)
             notices = notify(NODE, cls.notices(model, card.family, latent, image, cfg))
@@ -266,7 +266,7 @@ class RivalInvert(io.ComfyNode):
     def notices(cls, model, family, latent, image, cfg) -> list[str]:
         unguided = host.guidance_of(model.model_options) if cfg == 1.0 else []
         notices = left_out(host.kept_out(model.model_options, model.wrappers), unguided)
-        tokens, native = image.shape[2] * image.shape[3], host.FAMILIES[family].area
+        tokens, native = image[0, 0].numel(), host.FAMILIES[family].area
         if tokens > 2 * native:
             notices.append(
                 f"the image has {tokens} latent tokens and {family} was trained at {native}: "

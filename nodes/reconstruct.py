@@ -77,7 +77,7 @@ class RivalReconstruct(io.ComfyNode):
             unguided = host.guidance_of(model.model_options) if chain.cfg == 1.0 else []
             notices = [*checks.same_weights(chain, model), *left_out(others, unguided)]
             notices = notify(NODE, notices)
-            noise = start_noise(chain, 0, "inverted", tuple(chain.latents.shape[2:]), [0])
+            noise = start_noise(chain, 0, "inverted", chain.grid, [0])
         with named(NODE), host.explained(others):
             samples = host.sample(
                 host.set_apart(model, chain.cfg),
@@ -95,20 +95,24 @@ class RivalReconstruct(io.ComfyNode):
         found = [errors(samples, exemplar)]
         lines = [*notices, summary(chain), f"latent: {found[0]}"]
         if vae is not None:
-            decoded = vae.decode(samples).cpu()
+            decoded, pixels = host.decoded(vae, samples).cpu(), samples.shape[-1]
             with named(NODE):
-                wanted = vae.decode(exemplar).cpu() if image is None else photo(image, decoded)
+                wanted = host.decoded(vae, exemplar).cpu() if image is None else (
+                    photo(image, decoded, decoded.shape[2] // pixels))
             found.append(errors(decoded, wanted, peak=1.0))
             lines.append(f"image: {found[1]}")
         latent, text = {"samples": samples}, "\n".join(lines)
         return output(latent, found[0].relative, found[-1].psnr, text, text=lines)
 
 
-def photo(image: Tensor, decoded: Tensor) -> Tensor:
-    """The photo [1, H, W, 3] as VAE Encode saw it: cut, centred, to the decoded picture's size."""
+def photo(image: Tensor, decoded: Tensor, pixels: int) -> Tensor:
+    """The photo [1, H, W, 3] as VAE Encode saw it: cut, centred, to the decoded picture's size.
+
+    pixels: to a side of a latent's, which VAE Encode cuts to whole ones of.
+    """
     height, width = decoded.shape[1:3]
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    if len(image) != 1 or not (0 <= top < 8 and 0 <= left < 8):
+    if len(image) != 1 or not (0 <= top < pixels and 0 <= left < pixels):
         raise RivalError(
             f"the image is {list(image.shape[:3])} (count, height, width) and the chain's is "
             f"[1, {height}, {width}]: connect what went into VAE Encode"

@@ -139,6 +139,7 @@ class RivalKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         with named(NODE):
             checks.same_model(chain, model)
+            latent = None if latent is None else host.as_its_own(model, latent)
             size, draws = target(latent, chain, batch_size)
             hole = inpainting(model, chain, latent, seed, draws)
             draws_noise = eta > 0 or sampler_name not in host.NOISELESS

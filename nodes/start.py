@@ -61,10 +61,10 @@ def start_noise(
     if sigma is None or sigma >= chain.top:
         latents = regional_start(chain, exemplars, size, draws, seed, start)
         return latents / chain.scaling.noise_scale(chain.top)
-    if picture is None and size != (own := tuple(chain.latents.shape[2:])):
+    if picture is None and size != chain.grid:
         raise RivalError(
-            f"denoise is below 1 (or the sigmas are a part) and the empty latent is {size}, the "
-            f"photo's {own}: give one of that size, or a picture, or set denoise to 1"
+            f"denoise is below 1 (or the sigmas are a part) and the empty latent is {size[-2:]}, "
+            f"the photo's {chain.size}: give one of that size, or a picture, or set denoise to 1"
         )
     latents = partial_latents(chain, sigma, draws, seed, start, picture)
     return latents / chain.scaling.noise_scale(sigma)
@@ -76,12 +76,16 @@ def sigmas_from(chain: Chain, denoise: float, end_at_zero: bool) -> Tensor:
     return chain.falling_sigmas(end_at_zero)[skipped:]
 
 
-def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple[int, int], list[int]]:
-    """The target's latent (height, width), and which draw of the seed each batch item takes."""
+def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple, list[int]]:
+    """The target's grid (see Chain), and which draw of the seed each batch item takes.
+
+    latent: as the host's samplers take it for the chain's model.
+    """
     if latent is None:
-        return tuple(chain.latents.shape[2:]), list(range(batch_size))
+        return chain.grid, list(range(batch_size))
     samples = latent["samples"]
-    if getattr(samples, "is_nested", False) or samples.ndim != 4 or not samples.numel():
+    checks.of_images(samples, len(chain.grid))
+    if not samples.numel():
         raise RivalError(f"the latent has the shape {list(samples.shape)}: give a latent of images")
     count = samples.shape[0]
     if count > 1 and batch_size > 1:
@@ -127,7 +131,7 @@ def inpainting(
     if latent is None or latent.get("noise_mask") is None:  # some nodes leave None there
         return None
     samples = checks.pictures(latent, chain.latents.shape[1], "to be inpainted")
-    samples = samples.repeat(len(draws) // len(samples), 1, 1, 1)
+    samples = samples.repeat(len(draws) // len(samples), *[1] * (samples.ndim - 1))
     mask = host.latent_mask(latent["noise_mask"], samples)
     image = host.to_model_space(model, samples)
     return Inpainting(chain, image, mask, host.unit_noise(samples, seed, draws))

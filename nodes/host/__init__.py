@@ -38,11 +38,14 @@ from .hooks import (
 from .kernels import attention, for_longer_keys, untraced
 from .loras import are_loras, hooks_of, keep_changed_weights, register_loras
 from .models import (
+    as_its_own,
     from_model_space,
     is_flow,
     is_inpainting,
     latent_channels,
+    latent_dimensions,
     model_card,
+    pixels_to_a_side,
     pooled_width,
     port_of,
     scaling_of,
@@ -51,7 +54,7 @@ from .models import (
     timesteps_of,
     to_model_space,
 )
-from .previews import from_pillow, picture_of, to_pillow
+from .previews import decoded, from_pillow, picture_of, to_pillow
 from .rows import encoded_text, has_text, row_names, row_roles, watch_windows
 from .runs import (
     NOISELESS,
@@ -78,12 +81,14 @@ __all__ = [
     "SCHEDULERS",
     "Enough",
     "are_loras",
+    "as_its_own",
     "attention",
     "chain_file_digest",
     "chain_names",
     "chain_preview",
     "check_prefix",
     "compute_uncond",
+    "decoded",
     "encode_conditioning",
     "encoded_text",
     "evaluate",
@@ -104,6 +109,7 @@ __all__ = [
     "keep_changed_weights",
     "kept_out",
     "latent_channels",
+    "latent_dimensions",
     "latent_mask",
     "load_chain",
     "may_stop_early",
@@ -112,6 +118,7 @@ __all__ = [
     "out_of_memory",
     "partial_noise_sampler",
     "picture_of",
+    "pixels_to_a_side",
     "pooled_width",
     "port_of",
     "probe",

@@ -16,10 +16,9 @@ from ...rival_core.chain.chain import Chain
 from ...rival_core.chain.file import Saved, thumbnail
 from ...rival_core.chain.whole_file import advice
 from ...rival_core.errors import RivalError, shown
-from .previews import latent_format, picture_of
+from .previews import latent_format, picture_of, pixels_of
 
 SUFFIX = ".safetensors"
-DOWNSCALE = 8  # image pixels a latent pixel, in every family served
 NONE_YET = "(none yet: save or upload a chain)"  # shown while there is none; no file's name
 MOST_NAME, MOST_PATH = 255, 4096  # bytes that file systems take
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, half ones, line breaks
@@ -97,8 +96,9 @@ def is_file(path: Path) -> bool:
 def load_chain(name: str) -> Saved:
     """On the CPU. RivalError says why a file is no chain, or none of this ComfyUI's models."""
     saved = chain_file.load(find_chain(name))
-    channels = getattr(latent_format(saved.chain.model.latent_format), "latent_channels", None)
-    if channels not in (None, saved.chain.latents.shape[1]):
+    space, latents = latent_format(saved.chain.model.latent_format), saved.chain.latents
+    shape = (latents.shape[1], latents.ndim - 2)
+    if space is not None and shape != (space.latent_channels, space.latent_dimensions):
         raise RivalError(
             f"{shown(name)} has latents of another shape than its model: save it anew"
         )
@@ -126,7 +126,8 @@ def save_chain(chain: Chain, prefix: str, preview: Tensor | None) -> tuple[str, 
     """A new file in the output folder: (its name, its subfolder)."""
     check_prefix(prefix)
     root = folder_paths.get_output_directory()
-    height, width = (side * DOWNSCALE for side in chain.latents.shape[2:])
+    pixels = pixels_of(latent_format(chain.model.latent_format))
+    height, width = (side * pixels for side in chain.size)
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             prefix, root, width, height

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import comfy.model_base
 import comfy.model_sampling
+import comfy.sample
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -19,6 +22,7 @@ from ...rival_core.inversion.schedule import (
     Timesteps,
 )
 from .families import FAMILIES, Port, served
+from .previews import pixels_of
 
 
 def model_card(model: ModelPatcher) -> ModelCard:
@@ -56,6 +60,30 @@ def port_of(model: ModelPatcher) -> Port:
 
 def latent_channels(model: ModelPatcher) -> int:
     return model.get_model_object("latent_format").latent_channels
+
+
+def latent_dimensions(model: ModelPatcher) -> int:
+    """Of a latent's places: 2, or 3 where they have time."""
+    return model.get_model_object("latent_format").latent_dimensions
+
+
+def pixels_to_a_side(model: ModelPatcher) -> int:
+    """Of the image, for one of the latent's."""
+    return pixels_of(model.get_model_object("latent_format"))
+
+
+def as_its_own(model: ModelPatcher, latent: dict) -> dict:
+    """A LATENT as the host's own samplers would take it for this model.
+
+    An empty one gets the model's channels and, where the host knows it, its size; images get a
+    time where the model's latents have one. Others, also wrong ones, stay as they are.
+    """
+    samples, fix = latent["samples"], comfy.sample.fix_empty_latent_channels
+    if getattr(samples, "is_nested", False) or samples.ndim < 4 or not samples.numel():
+        return latent
+    known = [name for name in inspect.signature(fix).parameters if name.startswith("downscale_")]
+    ratios = {name: latent[name] for name in known if latent.get(name) is not None}
+    return {**latent, "samples": fix(model, samples, **ratios)}
 
 
 def text_width(model: ModelPatcher) -> int | None:

@@ -19,8 +19,13 @@ def latent_format(name: str) -> comfy.latent_formats.LatentFormat | None:
     return found() if is_one else None
 
 
+def pixels_of(space: comfy.latent_formats.LatentFormat | None) -> int:
+    """To a side of a latent's pixel; 8 where the host does not say, as of most."""
+    return getattr(space, "spacial_downscale_ratio", 8)
+
+
 def picture_of(latent: Tensor, name: str, vae: Any | None = None) -> Tensor | None:
-    """A model-space latent [1, C, H, W] as a picture [H', W', 3], 0 to 1 but for overshoots.
+    """A model-space latent [1, C, *grid] as a picture [H', W', 3], 0 to 1 but for overshoots.
 
     Decoded, or without a VAE in the colours of the host's fast previews; None where the host
     cannot show latents of this name and shape.
@@ -35,12 +40,21 @@ def picture_of(latent: Tensor, name: str, vae: Any | None = None) -> Tensor | No
             f"the VAE takes {vae.latent_channels} channels and the chain's latents have "
             f"{channels}: connect the VAE of the checkpoint that made the chain"
         )
-    return vae.decode(space.process_out(latent))[0]
+    return decoded(vae, space.process_out(latent))[0]
+
+
+def decoded(vae: Any, samples: Tensor) -> Tensor:
+    """The samples of a LATENT of images as an IMAGE [B, H, W, 3], as VAE Decode makes it."""
+    pictures = vae.decode(samples)
+    return pictures if pictures.ndim == 4 else pictures.flatten(0, 1)  # the frames of each
 
 
 def colours(space: comfy.latent_formats.LatentFormat, latent: Tensor) -> Tensor | None:
-    """A latent [C, H, W] as [H, W, 3], position by position."""
-    factors = space.latent_rgb_factors
+    """A latent [C, *grid] as [H, W, 3], position by position."""
+    latent, factors = latent.flatten(0, -3), space.latent_rgb_factors
+    unpack = getattr(space, "latent_rgb_factors_reshape", None)  # where a pixel holds several
+    if unpack is not None and len(latent) == space.latent_channels:
+        latent = unpack(latent[None])[0]
     if factors is None or len(factors) != len(latent):
         return None
     bias = getattr(space, "latent_rgb_factors_bias", None) or [0.0]

@@ -238,6 +238,10 @@ def unit_noise(samples: Tensor, seed: int, draws: list[int]) -> Tensor:
 
 
 def latent_mask(mask: Tensor, samples: Tensor) -> Tensor:
-    """[B, 1, H, W] within 0 and 1: a noise_mask as ComfyUI lays it on the samples."""
-    laid = comfy.sampler_helpers.prepare_mask(mask.float(), samples.shape, samples.device)
-    return laid[:, :1].clamp(0, 1)
+    """[B, 1, H, W] within 0 and 1: a noise_mask as ComfyUI lays it on the samples.
+
+    On those with a time of 1, [B, 1, 1, H, W], image by image.
+    """
+    shape = (*samples.shape[:2], *samples.shape[-2:])
+    laid = comfy.sampler_helpers.prepare_mask(mask.float(), shape, samples.device)
+    return laid[:, :1].clamp(0, 1).view(len(laid), 1, *samples.shape[2:])

@@ -54,7 +54,7 @@ def draw_report(chain: Chain, thumbnails: Sequence[Thumbnail], note: str = "") -
 
 def details(chain: Chain) -> str:
     """What a chain was made with, in one line."""
-    channels, height, width = chain.latents.shape[1:]
+    channels, (height, width) = chain.latents.shape[1], chain.size
     return (
         f"schedule {chain.schedule} · solver {chain.solver.name} · cfg {chain.cfg:g} · latent "
         f"{width} x {height}, {channels} channels · sigma {float(chain.sigmas[0]):.3g} to "
@@ -75,7 +75,7 @@ def shown_levels(chain: Chain) -> list[int]:
 
 def grid(chain: Chain) -> tuple[int, int]:
     """Columns and rows of thumbnails: wide images get two rows, so as not to be too small."""
-    height, width = chain.latents.shape[2:]
+    height, width = chain.size
     return (5, 2) if width > WIDE * height else (8, 1)
 
 
@@ -120,7 +120,7 @@ def draw_strip(chain: Chain, thumbnails: Sequence[Thumbnail]) -> Image.Image:
 
 def thumbnail_size(chain: Chain, width: int) -> tuple[int, int]:
     """The image's shape, as large as a column allows."""
-    height, wide = chain.latents.shape[2:]
+    height, wide = chain.size
     scale = min(width / wide, TALLEST_THUMBNAIL / height)
     return max(1, round(wide * scale)), max(1, round(height * scale))
 

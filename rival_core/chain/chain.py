@@ -47,7 +47,8 @@ class Chain:
     Only its feature cache fills up, with what could be computed again.
 
     sigmas:  [S + 1] float32, rising from the terminal sigma to the noisiest.
-    latents: [S + 1, C, H, W] float32, in the model's latent space and sigma coordinates.
+    latents: [S + 1, C, H, W] float32, in the model's latent space and sigma coordinates; of models
+        whose latents have time [S + 1, C, 1, H, W]. Below, H, W stands for either: the `grid`.
     positive, negative: the conditioning it was inverted with, in the host's own form; with a
         negative, unconditional rows have an exemplar row of their own.
     cfg: the guidance it was inverted with.
@@ -75,7 +76,7 @@ class Chain:
 
     def __repr__(self) -> str:
         """Short: hosts print what travels on a wire whenever a node fails."""
-        _, channels, height, width = self.latents.shape
+        channels, (height, width) = self.latents.shape[1], self.size
         return (
             f"<RIVAL chain: {self.model.family:.40}, {self.steps} steps ({self.schedule:.40}, "
             f"{self.solver.name}), latent {width} x {height}, {channels} channels>"
@@ -102,6 +103,16 @@ class Chain:
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The places of a latent: (height, width), or (1, height, width) where it has time."""
+        return tuple(self.latents.shape[2:])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """A latent's height and width."""
+        return tuple(self.latents.shape[-2:])
 
     @property
     def end(self) -> Tensor:

@@ -178,7 +178,7 @@ def build(description: dict[str, Any], tensors: dict[str, Tensor]) -> Saved:
 def check_numbers(chain: Chain) -> None:
     """Raises unless every number is one that a model, or its inversion, can have."""
     levels = [chain.scaling.level(sigma) for sigma in chain.sigmas.tolist()]
-    largest = chain.latents.abs().amax(dim=(1, 2, 3)).cpu() / torch.tensor(levels)
+    largest = chain.latents.abs().flatten(1).amax(dim=1).cpu() / torch.tensor(levels)
     solved = torch.zeros(1) if chain.residuals is None else chain.residuals
     calls = torch.zeros(1) if chain.calls is None else chain.calls
     sound = {
@@ -197,12 +197,14 @@ def unpack_trajectory(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
     """The tensors of a chain, by its own names for them."""
     names = ("sigmas", "latents", "residuals", "calls")
     sigmas, latents, residuals, calls = (tensors.pop(name, None) for name in names)
-    check(is_of(sigmas, torch.float32, 1) and is_of(latents, torch.float32, 4))
+    check(is_of(sigmas, torch.float32, 1) and is_of(latents, torch.float32, 4, 5))
     try:
         check_sigmas(sigmas.flip(0))
     except RivalError as error:
         raise RivalError(tensor_file.DAMAGED) from error
-    check(len(latents) == len(sigmas) and min(latents.shape[2:]) >= 2)
+    check(len(latents) == len(sigmas) and min(latents.shape[-2:]) >= 2)
+    if latents.shape[2:-2].numel() != 1:
+        raise RivalError("holds a video, which this version cannot read: update the pack")
     check(bool(torch.isfinite(latents).all()))
     for values, dtype in ((residuals, torch.float32), (calls, torch.int64)):
         if values is not None:
@@ -246,8 +248,8 @@ def unpack_layer(packed: Any) -> tuple[tuple[str, int], int, int]:
     return (name(block[0]), block[1]), depth, width
 
 
-def is_of(tensor: Tensor | None, dtype: torch.dtype, dimensions: int) -> bool:
-    return tensor is not None and tensor.dtype == dtype and tensor.ndim == dimensions
+def is_of(tensor: Tensor | None, dtype: torch.dtype, *dimensions: int) -> bool:
+    return tensor is not None and tensor.dtype == dtype and tensor.ndim in dimensions
 
 
 def is_preview(tensor: Tensor) -> bool:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .chain import Chain
 
+MOST_LISTED = 16  # channels, in words
+
 
 class Moments(NamedTuple):
     """Mean and standard deviation of every level and channel: both [S + 1, C], on the CPU."""
@@ -35,8 +37,9 @@ def unit_scales(chain: Chain) -> Tensor:
 def measured(chain: Chain) -> Moments:
     """The chain's own moments, each level divided by its unit scale."""
     scales = unit_scales(chain)[:, None]
-    mean = chain.latents.mean((2, 3)).float().cpu()
-    std = chain.latents.std((2, 3), correction=0).float().cpu()
+    places = tuple(range(2, chain.latents.ndim))
+    mean = chain.latents.mean(places).float().cpu()
+    std = chain.latents.std(places, correction=0).float().cpu()
     return Moments(mean / scales, std / scales)
 
 
@@ -47,16 +50,24 @@ def assumed(chain: Chain) -> Moments:
     """
     image, scales = chain.clean[0], unit_scales(chain)[:, None]
     share = torch.tensor([[chain.scaling.clean_share(s)] for s in chain.sigmas.tolist()])
-    mean = share * image.mean((1, 2)).float().cpu()
-    std = image.std((1, 2), correction=0).float().cpu()
+    places = tuple(range(1, image.ndim))
+    mean = share * image.mean(places).float().cpu()
+    std = image.std(places, correction=0).float().cpu()
     noise = chain.sigmas[:, None].cpu()
     return Moments(mean / scales, ((share * std) ** 2 + noise**2).sqrt() / scales)
 
 
 def chance(chain: Chain) -> tuple[float, float]:
     """Two standard errors of mean and of std, for unit white noise of the chain's size."""
-    pixels = chain.latents.shape[2] * chain.latents.shape[3]
+    pixels = math.prod(chain.grid)
     return 2 / math.sqrt(pixels), 2 / math.sqrt(2 * pixels)
+
+
+def listed(chain: Chain) -> list[int]:
+    """The channels that are worth words: all, or of many those farthest from the unit Gaussian."""
+    mean, std = (moment[-1] for moment in measured(chain))
+    distance = mean.abs() + (std - 1).abs()
+    return sorted(distance.argsort(descending=True)[:MOST_LISTED].tolist())
 
 
 def gap_lines(chain: Chain) -> list[str]:
@@ -67,18 +78,25 @@ def gap_lines(chain: Chain) -> list[str]:
         f"at the noisiest level (sigma {chain.top:.4g}), where plain sampling starts from mean 0 "
         f"and std 1 (chance alone: ±{of_mean:.3f} and ±{of_std:.3f}):"
     ]
-    for channel, (mean, std) in enumerate(zip(own.mean[-1].tolist(), own.std[-1].tolist())):
+    for channel in listed(chain):
+        mean, std, its_mean, its_std = (
+            float(moment[-1, channel]) for moment in (own.mean, own.std, plain.mean, plain.std)
+        )
         lines.append(
             f"  channel {channel}: mean {mean:+.3f}, std {std:.3f}; the image with Gaussian noise "
-            f"added: {float(plain.mean[-1, channel]):+.3f}, {float(plain.std[-1, channel]):.3f}"
+            f"added: {its_mean:+.3f}, {its_std:.3f}"
         )
+    channels = chain.latents.shape[1]
+    if channels > MOST_LISTED:
+        lines.append(f"  these {MOST_LISTED} of {channels} channels are the farthest from it")
     return lines
 
 
 def moments_table(chain: Chain) -> str:
-    """One line a level: sigma, each channel's mean, each channel's std, in the unit scale."""
-    own, channels = measured(chain), chain.latents.shape[1]
-    names = [f"{what}[{c}]" for what in ("mean", "std") for c in range(channels)]
+    """One line a level: sigma, each listed channel's mean and std, in the unit scale."""
+    channels = listed(chain)
+    own = Moments(*(moment[:, channels] for moment in measured(chain)))
+    names = [f"{what}[{c}]" for what in ("mean", "std") for c in channels]
     lines = ["level  sigma    " + " ".join(f"{name:>8}" for name in names)]
     for i, (sigma, mean, std) in enumerate(zip(chain.sigmas.tolist(), *own)):
         values = [f"{v:+8.3f}" for v in mean.tolist()] + [f"{v:8.3f}" for v in std.tolist()]

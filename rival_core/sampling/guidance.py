@@ -64,8 +64,8 @@ class Keep:
         known = self.chain.at(sigma).to(x)
         if known.shape[2:] != x.shape[2:]:
             raise RivalError(
-                f"the latent is {tuple(x.shape[2:])} and the photo to be kept "
-                f"{tuple(known.shape[2:])}: sample at the photo's size, or do not keep it"
+                f"the latent is {tuple(x.shape[-2:])} and the photo to be kept "
+                f"{tuple(known.shape[-2:])}: sample at the photo's size, or do not keep it"
             )
         return torch.lerp(known, x, resize_mask(self.mask, x))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +79,7 @@ def shuffled_within(noise: Tensor, holes: Tensor, draws: Sequence[int], seed: in
     a hole that is everything gives what `shuffle` gives.
     """
     size = tuple(noise.shape[2:])
-    places = torch.arange(size[0] * size[1])
+    places = torch.arange(math.prod(size))
     orders = start_latents(places.view(1, 1, *size), size, draws, seed, "shuffle").flatten(1)
     index = places.repeat(len(draws), 1)
     for own, order, inside in zip(index, orders, holes.flatten(1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from ..steering.exemplar import Exemplar
 from ..steering.normalization import statistics
 from ..values import choice
 
-Size = tuple[int, int]
+Size = tuple[int, ...]  # a latent's grid: height and width, with a time of 1 before them or not
 
 
 def shuffle(end: Tensor, size: Size, generator: Generator) -> Tensor:
@@ -23,14 +24,14 @@ def shuffle(end: Tensor, size: Size, generator: Generator) -> Tensor:
     """
     if size != tuple(end.shape[2:]):
         return resample(end, size, generator)
-    index = torch.randperm(size[0] * size[1], generator=generator)
+    index = torch.randperm(math.prod(size), generator=generator)
     return end.flatten(2)[:, :, index].unflatten(2, size)
 
 
 def resample(end: Tensor, size: Size, generator: Generator) -> Tensor:
     """Channel vectors of the chain's end, drawn with replacement."""
     vectors = end.flatten(2)
-    index = torch.randint(vectors.shape[2], [size[0] * size[1]], generator=generator)
+    index = torch.randint(vectors.shape[2], [math.prod(size)], generator=generator)
     return vectors[:, :, index].unflatten(2, size)
 
 
@@ -44,8 +45,8 @@ def inverted(end: Tensor, size: Size, generator: Generator) -> Tensor:
     """The chain's end itself, for editing. RivalError for another size."""
     if size != tuple(end.shape[2:]):
         raise RivalError(
-            f"start 'inverted' needs a latent of the exemplar's size {tuple(end.shape[2:])}, not "
-            f"{size}: choose 'shuffle' or 'gaussian', or leave the latent unconnected"
+            f"start 'inverted' needs a latent of the exemplar's size {tuple(end.shape[-2:])}, not "
+            f"{size[-2:]}: choose 'shuffle' or 'gaussian', or leave the latent unconnected"
         )
     return end
 
@@ -107,7 +108,7 @@ def draw_latents(end: Tensor, size: Size, draws: Sequence[int], seed: int, draw:
 def regional_start(
     chain: Chain,
     exemplars: Sequence[Exemplar],
-    size: tuple[int, int],
+    size: Size,
     draws: Sequence[int],
     seed: int,
     start: str,

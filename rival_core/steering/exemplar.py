@@ -51,7 +51,7 @@ class Exemplar:
     @property
     def size(self) -> tuple[int, int]:
         """The height and width of the photo's latent."""
-        return tuple(self.chain.latents.shape[2:])
+        return self.chain.size
 
     def visible(self, tokens: Tokens, layer: Layer, replace: bool) -> Tokens:
         """Of the photo's tokens in one layer, those that are read: alone, or beside one's own."""
@@ -67,7 +67,7 @@ class Exemplar:
         return statistics_inside(eps, self.seen)
 
     def weights(self, like: Tensor, part: Part | None = None) -> Tensor:
-        """The strength at every place of a latent of the target, or of a part, [1, 1, h, w]."""
+        """The strength at every place of a latent like this, or of a part, [1, 1, h, w]."""
         if self.mask is None:
             return like.new_full((1, 1, *like.shape[2:]), self.strength)
         mask = self.mask
@@ -145,8 +145,9 @@ def statistics_inside(eps: Tensor, mask: Tensor | None) -> Statistics:
     """The statistics of eps [B, C, H, W] under a mask [1, H, W], or of all of it."""
     if mask is None:
         return statistics(eps)
-    size = tuple(eps.shape[2:])
+    size = tuple(eps.shape[-2:])
     inside = tokens_inside(mask, size[0] * size[1], size)
     if len(inside) < 2:
         return statistics(eps)  # of a single place there is no variance
-    return statistics(eps.flatten(2)[:, :, inside.to(eps.device), None])
+    seen = eps.flatten(2)[:, :, inside.to(eps.device)]
+    return statistics(seen.view(*seen.shape, *[1] * (eps.ndim - 3)))

@@ -15,13 +15,16 @@ RESOLUTIONS = {"full": 1, "half": 2, "quarter": 4, "eighth": 8}
 
 
 def resize_mask(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask [1 or B, H, W] at the size of a latent, [1 or B, 1, h, w] within 0 and 1."""
-    if like.ndim != 4:
+    """A mask [1 or B, H, W] at the size of a latent, [1 or B, 1, h, w] within 0 and 1.
+
+    Of a latent with time, [1 or B, 1, 1, h, w]; RivalError if that is more than one frame.
+    """
+    if not is_of_images(like):
         raise RivalError(
             f"the latent has the shape {list(like.shape)}, and a mask is for images: use a model "
             "of images, or remove the mask"
         )
-    mask, size = mask.float().clamp(0, 1)[:, None], tuple(like.shape[2:])
+    mask, size = mask.float().clamp(0, 1)[:, None], tuple(like.shape[-2:])
     if mask.shape[2] >= size[0] and mask.shape[3] >= size[1]:
         mask = adaptive_avg_pool2d(mask, size)  # an edge between two places stays sharp
     else:
@@ -30,7 +33,12 @@ def resize_mask(mask: Tensor, like: Tensor) -> Tensor:
         raise RivalError(
             f"the mask is a batch of {len(mask)} and the latent of {len(like)}: give one mask"
         )
-    return mask.to(like).clamp(0, 1)
+    return mask.view(len(mask), *[1] * (like.ndim - 3), *size).to(like).clamp(0, 1)
+
+
+def is_of_images(latent: Tensor) -> bool:
+    """Whether a latent is [B, C, H, W], or [B, C, 1, H, W] of models whose latents have time."""
+    return latent.ndim == 4 or (latent.ndim == 5 and latent.shape[2] == 1)
 
 
 def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:

@@ -11,15 +11,16 @@ EPSILON = 1e-5  # the official code adds it to every variance
 
 
 class Statistics(NamedTuple):
-    """Per-channel spatial statistics of a latent, each [B, C, 1, 1]; the variance is unbiased."""
+    """Per-channel statistics over all places, each [B, C, 1, 1]; the variance is unbiased."""
 
     mean: Tensor
     var: Tensor
 
 
 def statistics(x: Tensor) -> Statistics:
-    """The statistics of x [B, C, H, W]."""
-    return Statistics(x.mean((2, 3), keepdim=True), x.var((2, 3), keepdim=True))
+    """The statistics of x [B, C, H, W], or [B, C, T, H, W]: over all but batch and channel."""
+    places = tuple(range(2, x.ndim))
+    return Statistics(x.mean(places, keepdim=True), x.var(places, keepdim=True))
 
 
 def average(parts: Sequence[Statistics], weights: Sequence[float]) -> Statistics:

@@ -23,9 +23,12 @@ class Part(NamedTuple):
 def find_part(piece: Tensor, whole: Tensor) -> Part | None:
     """Where in a latent [B, C, H, W] a piece [C, h, w] was cut from; None if it was not.
 
+    Both may have one frame of time.
+
     Noise tells every place from all others, so equal numbers are the same place. A tile is looked
     for first, then rows and columns picked one by one, as windows that wrap around have them.
     """
+    piece, whole = piece.flatten(0, -3), whole.flatten(1, -3)
     (height, width), size = piece.shape[1:], tuple(whole.shape[2:])
     if height > size[0] or width > size[1]:
         return None

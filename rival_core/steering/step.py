@@ -78,7 +78,7 @@ def with_exemplars(shape: Sequence[int], exemplars: Sequence[Exemplar]) -> list[
     chains = {id(e.chain): e.chain for e in exemplars if e.acts}.values()
     if not chains:
         return list(shape)
-    area = shape[2] * shape[3]
+    area = math.prod(shape[2:])
     rows = sum((1 + c.has_two_rows) * c.end[0, 0].numel() / area for c in chains)
     return [shape[0] + math.ceil(rows / 2 + shape[0] / 8), *shape[1:]]
 
@@ -205,10 +205,10 @@ class Step:
         steering = self.steering.at(layer)
         if all(e.mask is None for e in steering.readers):
             return steering.attention_strength, None
-        grid = token_grid(tokens, tuple(like.shape[2:]))
+        grid = token_grid(tokens, tuple(like.shape[-2:]))
         if grid is None:
             raise RivalError(
-                f"a layer has {tokens} tokens and the latent is {tuple(like.shape[2:])}: mask "
+                f"a layer has {tokens} tokens and the latent is {tuple(like.shape[-2:])}: mask "
                 "does not work with nodes that merge or cut tokens, remove them or the mask"
             )
         places = like.new_empty(1, 1, *grid[1])
