@@ -14,7 +14,8 @@ import torch
 from comfy.text_encoders.llama import precompute_freqs_cis
 from torch import Tensor
 
-from .joint import Block, Call, Joint
+from .calls import Block, Call
+from .joint import Joint
 from .positions import Rotary, by_angles, by_embedder
 
 IMAGE, OTHER = True, False  # an attention call that holds the image's keys, or none of them

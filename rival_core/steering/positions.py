@@ -48,8 +48,8 @@ def rotated(keys: Tensor, rotation: Tensor, heads: int, halves: bool = False) ->
         r[..., 0, 0] * first + r[..., 0, 1] * second,
         r[..., 1, 0] * first + r[..., 1, 1] * second,
     )
-    turned = torch.cat([first, second], -1) if halves else torch.stack([first, second], -1).flatten(-2)
-    split = torch.cat([turned.to(keys), rest], dim=-1)
+    joined = torch.stack([first, second], dim=-2 if halves else -1).flatten(-2)
+    split = torch.cat([joined.to(keys), rest], dim=-1)
     return split if keys.ndim > 3 else split.transpose(1, 2).flatten(-2)
 
 

@@ -169,7 +169,7 @@ def test_moved_keys_are_the_keys_of_an_image_that_lies_there(dit):
 
 
 def test_what_is_kept_are_the_keys_of_the_image(dit):
-    """At the first layer another patch changes that one key, and another text none but the text's."""
+    """At the first layer another patch changes that one value, and another text none of them."""
     from comfyui_rival.nodes import host
 
     prompt = tiny_dits.conditioning(dit, 1)
