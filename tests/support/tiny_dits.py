@@ -153,11 +153,12 @@ _FLUX = {
     "mlp_ratio": 2.0, "depth": 2, "depth_single_blocks": 2, "axes_dim": _AXES, "theta": 10000,
     "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
 }
-_FLUX2 = {
-    **_FLUX, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1,
-    "vec_in_dim": None, "axes_dim": [8, 8, 8, 8], "theta": 2000, "qkv_bias": False,
-    "ops_bias": False, "global_modulation": True, "mlp_silu_act": True, "txt_ids_dims": [3],
-    "default_ref_method": "index", "ref_index_scale": 10.0,
+_FLUX2 = {  # the host pads its text to 512 tokens, so it is kept shallow
+    **_FLUX, "image_model": "flux2", "depth": 1, "depth_single_blocks": 1, "patch_size": 1,
+    "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "axes_dim": [8, 8, 8, 8],
+    "theta": 2000, "qkv_bias": False, "ops_bias": False, "global_modulation": True,
+    "mlp_silu_act": True, "txt_ids_dims": [3], "default_ref_method": "index",
+    "ref_index_scale": 10.0,
 }
 _CHROMA = {
     **_FLUX, "image_model": "chroma", "in_channels": 64, "out_channels": 64, "vec_in_dim": None,
@@ -166,7 +167,7 @@ _CHROMA = {
 _LUMINA = {
     "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 128, "n_layers": 2,
     "n_refiner_layers": 1, "n_heads": 4, "n_kv_heads": 2, "cap_feat_dim": WIDTH, "qk_norm": True,
-    "axes_dims": _AXES, "axes_lens": [300, 512, 512], "ffn_dim_multiplier": 4.0,
+    "axes_dims": _AXES, "axes_lens": [300, 512, 512],
 }
 _ZIMAGE = {  # its time embedding is 256 wide
     **_LUMINA, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "rope_theta": 256.0,
@@ -256,7 +257,6 @@ _IDEOGRAM4 = {
 
 _FLUX_KEYS = "flux.model.FluxParams"
 _HUNYUAN_KEYS = "hunyuan_video.model.HunyuanVideoParams"
-_LUMINA_KEYS = "lumina.model.NextDiT"
 _POOLED = ("pooled_output",)
 
 _FAMILIES = {
@@ -264,8 +264,7 @@ _FAMILIES = {
     "schnell": Family("FluxSchnell", {**_FLUX, "guidance_embed": False}, "final_layer.linear",
                       _POOLED, takes=_FLUX_KEYS),
     "zimage": Family("ZImage", _ZIMAGE, "final_layer.linear", ("attention_mask",)),
-    "lumina2": Family("Lumina2", _LUMINA, "final_layer.linear", ("attention_mask",),
-                      takes=_LUMINA_KEYS),
+    "lumina2": Family("Lumina2", _LUMINA, "final_layer.linear", ("attention_mask",)),
     "qwen": Family("QwenImage", _QWEN, "proj_out"),
     "sd3": Family("SD3", _SD3, "final_layer.linear", _POOLED),
     "sd35m": Family("SD3", {**_SD3, "qk_norm": "rms", "x_block_self_attn_layers": [0]},
