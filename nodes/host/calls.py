@@ -73,13 +73,15 @@ class Call:
 
         return replaced
 
-    def targets(self, heads: int, chunks: int) -> list[Target | None]:
+    def targets(self, heads: int, options: dict) -> list[Target | None]:
         """What the photo is placed by: for all rows, or for each chunk of rows."""
         if self.port.rotary is None:
             return [None]
-        places = self.port.places(self)
+        rope = options.get("rope_options") or {}  # a node may draw positions together
+        spacing = rope.get("scale_y", 1.0), rope.get("scale_x", 1.0)
+        places, chunks = self.port.places(self), len(options["uuids"])
         places = places if len(places) == 1 else places[:: len(places) // chunks]
-        return [Target(self.grid, place, heads, self) for place in places]
+        return [Target(self.grid, spacing, place, heads, self) for place in places]
 
     def images(self, length: int) -> list[slice]:
         """Where the image's keys are among so many: of all rows, or one for each row."""

@@ -130,6 +130,14 @@ ROTARY = by_embedder("pe_embedder")
 HIDDEN = attrgetter("hidden_size")
 
 FLUX = Joint("Flux", BESIDE_TEXT, after_text, HIDDEN, rotary=ROTARY)
+LONGCAT = Joint(
+    "Flux",
+    BESIDE_TEXT,
+    after_text,
+    HIDDEN,
+    rotary=by_embedder("pe_embedder", follow=(1, 2)),
+    places=lambda call: [call.text],
+)
 CHROMA = Joint("Chroma", BESIDE_TEXT, after_text, HIDDEN, rotary=ROTARY)
 QWEN = Joint(
     "QwenImageTransformer2DModel",

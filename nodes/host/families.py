@@ -69,7 +69,7 @@ FAMILIES = {
     "Lens": Family(dits.LENS, 64**2),
     "Omnigen2": Family(dits.OMNIGEN2, 128**2),
     "Kandinsky5Image": Family(dits.KANDINSKY5, 128**2),
-    "LongCatImage": Family(dits.FLUX, 128**2),
+    "LongCatImage": Family(dits.LONGCAT, 128**2),
     "JoyImage": Family(dits.JOYIMAGE, 128**2),
     "MageFlow": Family(dits.MAGE_FLOW, 64**2),
     "Ideogram4": Family(dits.IDEOGRAM4, 64**2),

@@ -36,7 +36,7 @@ class Joint:
     network: ComfyUI's class, which is also what users are told. blocks: what attention calls a
     network makes, in order. starts: where among so many keys the image's begin, for all rows or for
     each. width: of its tokens. patch: the latent pixels to a side of a token, or the attribute that
-    tells. places: of the image on the first position axis, for all rows or for each.
+    tells. places: where the text's length puts the image among positions, for all rows or for each.
     """
 
     network: str
@@ -136,7 +136,7 @@ class Lending:
         if not steering.readers:
             return attention(k, v, mask)
         images = call.images(k.shape[-2])
-        targets = call.targets(heads, len(options["uuids"]))
+        targets = call.targets(heads, options)
         chunks = self.reader.read(layer, options, targets)
         sets, replace = len(steering.readers), steering.replace
         keys, values = [c.context for c in chunks], [c.value for c in chunks]

@@ -183,3 +183,24 @@ def test_what_is_kept_are_the_keys_of_the_image(dit):
     assert changed.nonzero().flatten().tolist() == [before.count - 1]
     text = [[tiny_dits.conditioning(dit, 2)[0][0], prompt[0][1]]]
     assert torch.equal(first_layer(dit, x, text).value, before.value)
+
+
+def test_a_photo_follows_the_texts_length(dit):
+    """Where an image's place depends on its prompt's length, the photo is put beside the rows."""
+    from comfyui_rival.nodes import host
+    from comfyui_rival.rival_core.steering.positions import rotated
+
+    port, network = host.port_of(dit), dit.model.diffusion_model
+    if not port.has_positions:
+        pytest.skip("no positions to move among")
+    x = tiny_dits.noise(dit, 1)
+    prompts = [tiny_dits.conditioning(dit, 1, tokens=n) for n in (24, 72)]
+    pooled = {k: v for k, v in prompts[0][0][1].items() if k == "pooled_output"}
+    prompts[1][0][1].update(pooled)  # which every token's scale depends on
+    short, long = (first_layer(dit, x, prompt) for prompt in prompts)
+    turned = short.context
+    if longer := long.place - short.place:
+        heads = turned.shape[1] if turned.ndim == 4 else 4
+        rotation = port.rotary.of(network, torch.zeros(1, 2), longer)
+        turned = rotated(turned, rotation, heads, port.rotary.halves)
+    assert apart(turned, long.context) < 1e-5
