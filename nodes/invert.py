@@ -16,7 +16,7 @@ from ..rival_core.inversion.fixed_point import SOLVERS, Solver
 from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas, rival_timesteps
 from . import checks, host
 from .schema import RivalChain, advanced, named, notify, output, schema
-from .steering.handover import Handover, solver_sees, something_reads
+from .steering.handover import Handover, solver_sees
 from .steering.remarks import left_out
 from .values import checked
 
@@ -207,7 +207,6 @@ class RivalInvert(io.ComfyNode):
             card = host.model_card(model)
             checks.unpatched(model)
             solver = Solver(solver, iterations, tolerance, anderson_window, anderson_mixing)
-            something_reads(features, host.is_flow(model))
             image = checks.latent_image(latent, model)
             positive, negative = cls.conditioning(model, image, positive, negative)
             falling = cls.sigmas(model, steps, schedule, sigmas)

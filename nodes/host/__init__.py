@@ -14,6 +14,7 @@ from .features import (
     out_of_memory,
     room_for_features,
     weights_key,
+    with_lent,
 )
 from .files import (
     NONE_YET,
@@ -148,6 +149,7 @@ __all__ = [
     "weights_fingerprint",
     "weights_key",
     "with_hooks",
+    "with_lent",
     "word_ids",
     "wrapper_owner",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -23,6 +24,8 @@ class Port(Protocol):
     def find(self, network: torch.nn.Module) -> str | None: ...
 
     def layers(self, network: torch.nn.Module) -> tuple: ...
+
+    def lent(self, network: torch.nn.Module, size: Sequence[int]) -> int: ...
 
     def recording(self, model_options: dict, recorder: Any) -> dict: ...
 

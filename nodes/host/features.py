@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -10,9 +12,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...rival_core.steering.exemplar import Exemplar
 from .apart import COMPILED
 from .kernels import OVERRIDE
 from .loras import hooks_of
+from .models import port_of
 
 RAM_KEPT_FREE = 1 << 30
 
@@ -24,8 +28,7 @@ def weights_key(model: ModelPatcher) -> tuple:
     """
     sampling = weakref.ref(model.get_model_object("model_sampling"))
     base = model.model
-    dtype = base.manual_cast_dtype or base.get_dtype()
-    return model.patches_uuid, weakref.ref(base), sampling, dtype
+    return model.patches_uuid, weakref.ref(base), sampling, compute_dtype(model)
 
 
 def others_acting(model: ModelPatcher, model_options: dict, *prompts: Any) -> str | None:
@@ -64,6 +67,21 @@ def room_for_features(model: ModelPatcher, x: Tensor) -> list[tuple[torch.device
     # The host cannot take back what lies there between runs, so half is left to other models.
     here = comfy.model_management.get_free_memory(x.device) - step
     return [(x.device, here // 2), (cpu, ram)]
+
+
+def with_lent(model: ModelPatcher, shape: Sequence[int], exemplars: Sequence[Exemplar]) -> list:
+    """The shape of a batch of rows so many more that their memory holds what a step lends, too."""
+    chains = {id(e.chain): e.chain for e in exemplars if e.acts}.values()
+    port, network = port_of(model), model.get_model_object("diffusion_model")
+    sizes = [chain.grid for chain in chains for _ in range(1 + chain.has_two_rows)]
+    numbers = sum(port.lent(network.get_submodule(port.find(network) or ""), s) for s in sizes)
+    row = model.model.memory_required([2, *shape[1:]])  # guidance makes two of one
+    size = numbers * torch.finfo(compute_dtype(model)).bits // 8
+    return [shape[0] + (math.ceil(size / row) if size else 0), *shape[1:]]
+
+
+def compute_dtype(model: ModelPatcher) -> torch.dtype:
+    return model.model.manual_cast_dtype or model.model.get_dtype()
 
 
 def out_of_memory(sentence: str) -> Exception:

@@ -68,6 +68,11 @@ class Joint:
         height, width = patch[-2:] if isinstance(patch, Sequence) else (patch, patch)
         return math.ceil(size[-2] / height), math.ceil(size[-1] / width)
 
+    def lent(self, network: torch.nn.Module, size: Sequence[int]) -> int:
+        """How many numbers a photo's row of this size lends in a step: keys and values."""
+        rows, columns = self.grid(network, size)
+        return 2 * rows * columns * sum(width for *_, width in self.layers(network))
+
     def recording(self, model_options: dict, recorder: Any) -> dict:
         """The options of a call whose self-attention a recorder takes down."""
         return self.hooked(model_options, Recording(recorder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -44,6 +45,10 @@ class UNet:
                     ((name, i), depth, m.attn1.to_q.in_features) for depth, m in enumerate(found)
                 ]
         return tuple(layers)
+
+    def lent(self, unet: UNetModel, size: Sequence[int]) -> int:
+        """How many numbers a photo's row lends in a step: too few beside a row's own to count."""
+        return 0
 
     def recording(self, model_options: dict, recorder: Any) -> dict:
         """The options of a call whose self-attention a recorder takes down."""

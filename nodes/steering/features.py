@@ -10,9 +10,15 @@ import torch
 from torch import Tensor
 
 from ...rival_core.chain.chain import Chain
-from ...rival_core.chain.features import Prefetch, Stored, choose_place, pack_tokens, unpack
-from ...rival_core.chain.tokens import Tokens
-from ...rival_core.steering.exemplar import Exemplar
+from ...rival_core.chain.features import (
+    GB,
+    Prefetch,
+    Stored,
+    choose_place,
+    pack_tokens,
+    unpack_tokens,
+)
+from ...rival_core.steering.exemplar import Exemplar, fewer_layers
 from ...rival_core.steering.step import Step, steering
 from .. import host
 from ..schema import named
@@ -57,7 +63,9 @@ class Shelf:
             size *= self.steps_left(step, rows, options)
             with named(NODE):
                 room = host.room_for_features(self.model, x)
-                self.device = choose_place(size, room, self.features, "layers decoder or coarse")
+                advice = fewer_layers(self.chain.model)
+                self.device = choose_place(size, room, self.features, advice)
+            logging.info("%s: keeps %.1f GB on %s.", NODE, size / GB, self.device)
         for row, stored in fresh.items():
             self.give(step, row, stored)
             self.chain.features.rows[self.place, row] = stored.kept_on(self.device or x.device)
@@ -77,14 +85,12 @@ class Shelf:
         return self.chain.features.find((place, row), step.layers(self.chain), needs_eps)
 
     def give(self, step: Step, row: str, stored: Stored) -> None:
-        contexts = {layer: unpack(packed) for layer, packed in stored.tokens.items()}
-        tokens = {layer: Tokens(context, context) for layer, context in contexts.items()}
-        step.recall(self.chain, row, tokens, stored.eps)
+        step.recall(self.chain, row, unpack_tokens(stored), stored.eps)
 
     def packed(self, step: Step, row: str) -> Stored:
         eps = step.eps.get(id(self.chain)) if row == "positive" else None
         tokens = step.tokens[id(self.chain), row]
-        return Stored(pack_tokens(tokens, self.features), eps)
+        return pack_tokens(tokens, self.features)._replace(eps=eps)
 
     def steps_left(self, step: Step, rows: list[str], options: dict) -> int:
         """How many of this run's steps read the photo and have nothing stored yet."""

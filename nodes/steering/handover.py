@@ -54,7 +54,7 @@ class Handover:
         if self.recorder is None or float(residual) > SOLVED:
             return
         seen = self.recorder.tokens.items()
-        rows = {row: Stored(pack_tokens(tokens, self.features)) for row, tokens in seen if tokens}
+        rows = {row: pack_tokens(tokens, self.features) for row, tokens in seen if tokens}
         if self.device is None:
             size = self.steps * sum(stored.nbytes for stored in rows.values())
             room = host.room_for_features(self.model, self.x)
@@ -87,11 +87,3 @@ def solver_sees(features: str, solver: str) -> None:
             "needs: choose the solver anderson, or features live"
         )
 
-
-def something_reads(features: str, is_flow: bool) -> None:
-    """RivalError if no RIVAL Patch Model could read such features."""
-    if features != "live" and is_flow:
-        raise RivalError(
-            f"features is {features!r}, and nothing reads them for models sampled as a flow yet: "
-            "choose live"
-        )

@@ -33,14 +33,19 @@ class Reader:
     def read(
         self, layer: Layer, extra_options: dict, targets: Sequence[Target | None] = (None,)
     ) -> list[Tokens]:
-        """The photos' tokens for each of a call's rows, or chunks of rows.
+        """The photos' tokens for each of a call's rows, or chunks of rows, each once.
 
         targets: see Step.read; one for all, or one for each.
         """
+        found: dict[tuple, Tokens] = {}
         with named(NODE):
             roles = self.roles_in(extra_options)
-            targets = targets if len(targets) > 1 else targets * len(roles)
-            return [self.step.read(layer, *one) for one in zip(roles, targets)]
+            asked = list(zip(roles, targets if len(targets) > 1 else [*targets] * len(roles)))
+            keys = [(self.step.rows_for(layer, role), target) for role, target in asked]
+            for key, (role, target) in zip(keys, asked):
+                if key not in found:
+                    found[key] = self.step.read(layer, role, target)
+        return [found[key] for key in keys]
 
     def lengths(self, layer: Layer) -> list[int]:
         """How many tokens each of a layer's photos gives, in the order of `read`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...rival_core.errors import RivalError
 from ...rival_core.inversion.schedule import Timesteps
 from ...rival_core.sampling.guidance import Blend, Keep
-from ...rival_core.steering.exemplar import Exemplar, in_order
+from ...rival_core.steering.exemplar import Exemplar, fewer_layers, in_order
 from ...rival_core.steering.step import Step, steering, with_exemplars
 from .. import host
 from ..schema import named
@@ -25,8 +25,7 @@ from .remarks import NODE, Remarks
 GUIDANCE = "RIVAL Blended Guidance"
 KEY = host.OURS
 OUT_OF_MEMORY = (
-    "the memory does not suffice for the photo's own row: make fewer images at once, invert a "
-    "smaller photo, or choose layers decoder or coarse"
+    "the memory does not suffice for the photo's own row: make fewer images at once, or choose"
 )
 
 
@@ -113,7 +112,8 @@ class Run:
         except Exception as error:
             if not host.is_out_of_memory(error):
                 raise
-            raise host.out_of_memory(f"{NODE}: {OUT_OF_MEMORY}.") from error
+            advice = fewer_layers(self.exemplars[0].chain.model)
+            raise host.out_of_memory(f"{NODE}: {OUT_OF_MEMORY} {advice}.") from error
 
     def run_exemplar(self, step, chain, rows, reads, model, x, sigma, model_options) -> None:
         x_ex = chain.at(step.sigma).to(x)
@@ -172,7 +172,8 @@ class Alignment:
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
         """The host loads models for as much memory as sampling will really take."""
-        return executor(model, with_exemplars(noise_shape, self.exemplars), *args, **kwargs)
+        shape = with_exemplars(noise_shape, self.exemplars)
+        return executor(model, host.with_lent(model, shape, self.exemplars), *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options={}, *args, **kwargs):
         run, sigma, seen = run_of(model_options), float(timestep[0]), x

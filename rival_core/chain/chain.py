@@ -35,6 +35,11 @@ class ModelCard:
     layers: tuple[tuple[tuple[str, int], int, int], ...]  # (block, depth in block, width)
 
     @property
+    def is_transformer(self) -> bool:
+        """Whether image and text, or the image alone, are tokens all through: no UNet."""
+        return any(block == "dit" for (block, _), *_ in self.layers)
+
+    @property
     def every_layer(self) -> frozenset[Layer]:
         """All self-attention layers."""
         return frozenset((block, depth) for block, depth, _ in self.layers)

@@ -14,12 +14,13 @@ from .tokens import Layer, Tokens
 FEATURES = ("live", "cached", "cached_int8")
 GB = 1e9
 
-Packed = tuple[Tensor, ...]  # hidden states as they are, or int8 and each token's scale
+Packed = tuple[Tensor, ...]  # numbers as they are, or int8 and each token's scale
+Kept = tuple[Packed, ...]  # of a layer: what keys are made from, and values if from something else
 Place = tuple[int, str]  # a step of the chain, and the exemplar row of a role
 
 
 def pack(context: Tensor, features: str) -> Packed:
-    """Hidden states [1, L, C] as they are stored: exactly, or int8 with a scale per token."""
+    """What is read [1, ..., L, C] as it is stored: exactly, or int8 with a scale per token."""
     if context.untyped_storage().nbytes() > context.nbytes:
         context = context.clone()  # a view would keep the whole batch
     context = context.detach()
@@ -29,13 +30,24 @@ def pack(context: Tensor, features: str) -> Packed:
     return (context.float() / scale).round().to(torch.int8), scale.to(context)
 
 
-def pack_tokens(tokens: Mapping[Layer, Tokens], features: str) -> dict[Layer, Packed]:
+def pack_tokens(tokens: Mapping[Layer, Tokens], features: str) -> Stored:
     """What one exemplar row's layers saw, as it is stored."""
-    return {layer: pack(seen.context, features) for layer, seen in tokens.items()}
+    kept = {
+        layer: tuple(pack(part, features) for part in seen.parts) for layer, seen in tokens.items()
+    }
+    return Stored(kept, place=max((seen.place for seen in tokens.values()), default=0.0))
+
+
+def unpack_tokens(stored: Stored) -> dict[Layer, Tokens]:
+    """What a row's layers saw; exactly that, unless it was packed as int8."""
+    found = {}
+    for layer, kept in stored.tokens.items():
+        context, *value = map(unpack, kept)
+        found[layer] = Tokens(context, value[0] if value else context, stored.place)
+    return found
 
 
 def unpack(packed: Packed) -> Tensor:
-    """The hidden states [1, L, C]; exactly those packed, unless they were packed as int8."""
     if len(packed) == 1:
         return packed[0]
     whole, scale = packed
@@ -62,8 +74,9 @@ def choose_place(
 class Stored(NamedTuple):
     """One exemplar row at one step."""
 
-    tokens: Mapping[Layer, Packed]
+    tokens: Mapping[Layer, Kept]
     eps: Tensor | None = None  # [1, C, H, W], its predicted noise, if it is known
+    place: float = 0.0  # see Tokens
 
     def on(self, device: torch.device) -> Stored:
         """The same on a device. A copy from pinned memory does not wait for itself."""
@@ -79,12 +92,13 @@ class Stored(NamedTuple):
         return self.each(kept)
 
     def each(self, moved: Callable[[Tensor], Tensor]) -> Stored:
-        tokens = {layer: tuple(map(moved, packed)) for layer, packed in self.tokens.items()}
-        return Stored(tokens, None if self.eps is None else moved(self.eps))
+        tokens = {layer: tuple(tuple(map(moved, packed)) for packed in kept)
+                  for layer, kept in self.tokens.items()}  # fmt: skip
+        return Stored(tokens, None if self.eps is None else moved(self.eps), self.place)
 
     def tensors(self) -> list[Tensor]:
         eps = [] if self.eps is None else [self.eps]
-        return [t for packed in self.tokens.values() for t in packed] + eps
+        return [t for kept in self.tokens.values() for packed in kept for t in packed] + eps
 
     @property
     def nbytes(self) -> int:

@@ -23,6 +23,11 @@ class Tokens(NamedTuple):
     place: float = 0.0  # of the image on a position axis that follows the text's length
 
     @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The one tensor that both are, or the two."""
+        return (self.context,) if self.value is self.context else (self.context, self.value)
+
+    @property
     def count(self) -> int:
         return self.context.shape[-2]
 

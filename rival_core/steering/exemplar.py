@@ -114,6 +114,11 @@ def raw(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().numpy().tobytes()
 
 
+def fewer_layers(card: ModelCard) -> str:
+    """What to choose where memory does not suffice for what all layers read."""
+    return "a smaller photo" if card.is_transformer else "layers decoder or coarse"
+
+
 LAYERS = ("all", "decoder", "coarse", "fine")
 
 
@@ -125,7 +130,7 @@ def choose_layers(card: ModelCard, name: str) -> frozenset[Layer] | None:
     """
     if choice("layers", name, LAYERS) == "all":
         return None
-    if any(block[0] == "dit" for block, *_ in card.layers):
+    if card.is_transformer:
         raise RivalError(
             f"layers is {name!r}, which names parts of a UNet, and this model is a transformer: "
             "choose all"

@@ -106,7 +106,7 @@ def normalize_masked(eps: Tensor, parts: Sequence[Statistics], among: Sequence[E
 
 
 class Target(Protocol):
-    """What a port knows of the rows' own tokens; equal ones put the photo's at equal places."""
+    """What a port knows of the rows' own tokens; equal ones put a photo's at equal places."""
 
     def place(self, exemplar: Exemplar, tokens: Tokens) -> Tokens: ...
 
@@ -124,7 +124,7 @@ class Step:
         self.steering = steering
         self.eps: dict[int, Tensor] = {}
         self.tokens: dict[tuple[int, str], Mapping[Layer, Tokens]] = {}
-        self.merged: dict[tuple[Layer, tuple[str, ...], Target | None], Tokens] = {}
+        self.merged: dict[tuple[Layer, tuple[str, ...]], Tokens] = {}
         self.lengths: dict[Layer, list[int]] = {}  # of what each reader gives to a layer
 
     def due(self, roles: Iterable[str]) -> Iterator[tuple[Chain, list[str], bool]]:
@@ -171,28 +171,38 @@ class Step:
         if eps is not None:
             self.eps[id(chain)] = eps
 
-    def read(self, layer: Layer, role: str, target: Target | None = None) -> Tokens:
-        """The layer's readers' tokens for rows of this role, side by side; always one object.
+    def rows_for(self, layer: Layer, role: str) -> tuple[str, ...]:
+        """Which row of each of a layer's photos the generated rows of a role read."""
+        return tuple(exemplar_role(e.chain, role) for e in self.steering.at(layer).readers)
 
-        target: of a network with positions, in which the tokens are put where they should lie.
+    def read(self, layer: Layer, role: str, target: Target | None = None) -> Tokens:
+        """The layer's readers' tokens for rows of this role, side by side.
+
+        Always one object; with a target, which puts the tokens among positions, always a new one:
+        what it moves is as large as all that the step keeps.
         """
-        steering = self.steering.at(layer)
-        readers = steering.readers
-        rows = tuple(exemplar_role(e.chain, role) for e in readers)
-        key = (layer, rows, target)
+        if target is not None:
+            return self.joined(layer, role, target)
+        key = layer, self.rows_for(layer, role)
         if key not in self.merged:
-            held = [self.tokens[id(e.chain), row] for e, row in zip(readers, rows)]
-            if not all(layer in tokens for tokens in held):
-                raise RivalError(
-                    "the photo's own model call never reached the self-attention of block "
-                    f"{layer[0]}: remove what skips parts of the model"
-                )
-            placed = [tokens[layer] if target is None else target.place(e, tokens[layer])
-                      for e, tokens in zip(readers, held)]
-            parts = [e.visible(t, layer, steering.replace) for e, t in zip(readers, placed)]
-            self.merged[key] = join(parts)
-            self.lengths[layer] = [part.count for part in parts]
+            self.merged[key] = self.joined(layer, role)
         return self.merged[key]
+
+    def joined(self, layer: Layer, role: str, target: Target | None = None) -> Tokens:
+        steering = self.steering.at(layer)
+        rows = self.rows_for(layer, role)
+        held = [self.tokens[id(e.chain), row] for e, row in zip(steering.readers, rows)]
+        if not all(layer in tokens for tokens in held):
+            raise RivalError(
+                "the photo's own model call never reached the self-attention of block "
+                f"{layer[0]}: remove what skips parts of the model"
+            )
+        parts = []
+        for exemplar, tokens in zip(steering.readers, held):
+            seen = tokens[layer] if target is None else target.place(exemplar, tokens[layer])
+            parts.append(exemplar.visible(seen, layer, steering.replace))
+        self.lengths[layer] = [part.count for part in parts]
+        return join(parts)
 
     def shares(
         self, layer: Layer, tokens: int, like: Tensor, part: Part | None = None

@@ -28,7 +28,7 @@ def hidden(seed=0, dtype=torch.float32, rows=1):
 
 
 def stored(seed=0, eps=True):
-    return Stored({LAYER: pack(hidden(seed), "cached")}, torch.ones(1, 4, 2, 2) if eps else None)
+    return Stored({LAYER: (pack(hidden(seed), "cached"),)}, torch.ones(1, 4, 2, 2) if eps else None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -148,7 +148,7 @@ def test_the_current_stream_waits_for_what_it_takes_and_holds_it(streams):
 def test_what_was_not_copied_ahead_is_copied_at_once(streams):
     prefetch, current, _ = streams
     prefetch.start([stored(1)])
-    assert torch.equal(prefetch.take(stored(2)).tokens[LAYER][0], hidden(2))
+    assert torch.equal(prefetch.take(stored(2)).tokens[LAYER][0][0], hidden(2))
     assert not current.waited
 
 
