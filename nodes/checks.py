@@ -46,7 +46,11 @@ def latent_image(latent: dict, model) -> Tensor:
     [1, C, H, W], or [1, C, 1, H, W] for a model whose latents have time.
     """
     samples, channels = host.as_its_own(model, latent)["samples"], host.latent_channels(model)
-    of_images(samples, host.latent_dimensions(model))
+    nested = getattr(samples, "is_nested", False)
+    if nested or samples.ndim != 2 + host.latent_dimensions(model):
+        shape = "several streams" if nested else f"{samples.ndim} dimensions"
+        raise RivalError(f"the latent has {shape}: give the latent of one image, not of a video")
+    one_frame(samples)
     if samples.shape[0] != 1:
         raise RivalError(
             f"the latent holds a batch of {samples.shape[0]}: give one image, for instance through "
@@ -77,17 +81,10 @@ def latent_image(latent: dict, model) -> Tensor:
     return samples.to(torch.float32)
 
 
-def of_images(samples: Tensor, dimensions: int) -> None:
-    """Raises unless these are images' samples, of a latent with 2 dimensions, or 3 with time."""
-    if getattr(samples, "is_nested", False):
-        found = "has several streams"
-    elif samples.ndim != dimensions + 2:
-        found = f"has {samples.ndim} dimensions"
-    elif dimensions == 3 and samples.shape[2] > 1:
-        found = f"is a video of {samples.shape[2]} frames"
-    else:
-        return
-    raise RivalError(f"the latent {found}: give the latent of one image, not of a video")
+def one_frame(samples: Tensor) -> None:
+    """Raises if samples [B, C, *grid] have a time, and that is not of images."""
+    if samples.ndim == 5 and samples.shape[2] > 1:
+        raise RivalError(f"the latent is a video of {samples.shape[2]} frames: give one image")
 
 
 def pictures(latent: dict, channels: int, use: str) -> Tensor:

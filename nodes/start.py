@@ -84,9 +84,10 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple, l
     if latent is None:
         return chain.grid, list(range(batch_size))
     samples = latent["samples"]
-    checks.of_images(samples, len(chain.grid))
-    if not samples.numel():
+    other = getattr(samples, "is_nested", False) or samples.ndim != chain.latents.ndim
+    if other or not samples.numel():
         raise RivalError(f"the latent has the shape {list(samples.shape)}: give a latent of images")
+    checks.one_frame(samples)
     count = samples.shape[0]
     if count > 1 and batch_size > 1:
         raise RivalError(

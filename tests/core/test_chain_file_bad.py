@@ -115,7 +115,7 @@ WRONG_TENSORS = {
     "square sigmas": ("sigmas", CHAIN.sigmas.reshape(2, 2)),
     "double sigmas": ("sigmas", CHAIN.sigmas.double()),
     "fewer latents": ("latents", CHAIN.latents[:3]),
-    "video latents": ("latents", CHAIN.latents[:, :, None]),
+    "latents of six dimensions": ("latents", CHAIN.latents[:, :, None, None]),
     "thin latents": ("latents", CHAIN.latents[..., :1]),
     "double latents": ("latents", CHAIN.latents.double()),
     "nan latents": ("latents", CHAIN.latents * NAN),

@@ -43,7 +43,7 @@ BAD_LATENTS = {
     "empty latent image": (torch.zeros(1, 4, 8, 8), "empty", "VAE Encode"),
     "video": (torch.zeros(1, 4, 3, 8, 8), "5 dimensions"),
     "audio": (torch.zeros(1, 4, 8), "3 dimensions"),
-    "other channels": (torch.zeros(1, 16, 8, 8), "16 channels"),
+    "other channels": (torch.ones(1, 16, 8, 8), "16 channels"),
     "nan": (torch.full((1, 4, 8, 8), math.nan), "NaN"),
     "infinite": (torch.full((1, 4, 8, 8), math.inf), "NaN or infinity"),
 }

@@ -307,7 +307,7 @@ def test_a_checkpoint_made_for_inpainting_sees_the_hole():
 
 
 @pytest.mark.parametrize("samples, mask, said", [
-    (torch.zeros(1, 16, 8, 10), hole(), "16 channels"),
+    (torch.ones(1, 16, 8, 10), hole(), "16 channels"),
     (torch.full((1, 4, 8, 10), math.nan), hole(), "latent to be inpainted.*NaN"),
     (torch.ones(1, 4, 8, 10), torch.full((1, 8, 10), math.inf), "noise_mask to be inpainted"),
     (torch.ones(1, 4, 8, 10), torch.zeros(1, 0, 10), "noise_mask to be inpainted is empty"),
