@@ -23,9 +23,9 @@ sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
 import hosted
 
 # (solver, iterations, how many earlier iterates anderson mixes in)
-ROWS = [("ddim", 1, 1), ("fixed_point", 5, 1), ("fixed_point", 10, 1), ("empirical", 5, 1),
-        ("anderson", 3, 1), ("anderson", 5, 1), ("anderson", 10, 1), ("anderson", 10, 2),
-        ("anderson", 10, 3)]
+ROWS = [("ddim", 1, 1), ("uni_inv", 1, 1), ("fixed_point", 5, 1), ("fixed_point", 10, 1),
+        ("empirical", 5, 1), ("anderson", 3, 1), ("anderson", 5, 1), ("anderson", 10, 1),
+        ("anderson", 10, 2), ("anderson", 10, 3)]
 FIRST_SCENE = 5 * 10**9  # never trained on
 
 
@@ -116,7 +116,7 @@ def report(steps: int, solver: str, iterations: int, window: int, model, picture
     found = [round_trip(model, *picture, steps, solver, iterations, window)
              for picture in pictures]
     error, residual, evaluations, seconds = map(statistics.median, zip(*found))
-    kept = "" if solver == "ddim" else f"{residual:.0e}"
+    kept = "" if solver in ("ddim", "uni_inv") else f"{residual:.0e}"
     name = f"`{solver}`" + (f", m = {window}" if solver == "anderson" else "")
     print(f"| {steps} | {name} | {iterations} | {error:.1e} | {kept} | {evaluations:.0f} "
           f"| {seconds:.1f} |", flush=True)

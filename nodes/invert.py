@@ -31,14 +31,15 @@ def solver_inputs() -> list[io.Input]:
             default="ddim",
             tooltip="How each step is inverted. ddim: one model call, as in the RIVAL paper; "
             "drifts at few steps. anderson: solved to its fixed point, so that 20 steps bring the "
-            "photo back. fixed_point and empirical: the plain iteration, and AIDI's two-point one.",
+            "photo back. fixed_point and empirical: the plain iteration, and AIDI's two-point one. "
+            "uni_inv: one model call a step, too, and nearer than ddim.",
         ),
         io.Int.Input(
             "iterations",
             default=5,
             min=1,
             max=100,
-            tooltip="At most so many model calls a step; ddim always takes one.",
+            tooltip="At most so many model calls a step; ddim and uni_inv always take one.",
         ),
         io.Float.Input(
             "tolerance",
@@ -48,7 +49,8 @@ def solver_inputs() -> list[io.Input]:
             step=1e-6,
             round=False,
             tooltip="A step is solved once the model would change its latent by less than this "
-            "share; then no further calls are spent on it. 0 never stops early. Not for ddim.",
+            "share; then no further calls are spent on it. 0 never stops early. Not for ddim "
+            "and uni_inv.",
         ),
     ]
 
@@ -96,8 +98,8 @@ class RivalInvert(io.ComfyNode):
             description=(
                 "Turns a photo into its diffusion chain: every latent from the image to noise, as "
                 "this model would have made it. Connect the chain to RIVAL Patch Model and RIVAL "
-                "KSampler. ddim takes one model call a step, the exact solvers up to `iterations`; "
-                "the chain is cached until an input changes."
+                "KSampler. ddim and uni_inv take one model call a step, the exact solvers up to "
+                "`iterations`; the chain is cached until an input changes."
             ),
             inputs=[
                 io.Model.Input(
@@ -168,7 +170,7 @@ class RivalInvert(io.ComfyNode):
                         tooltip="cached, cached_int8: what the solver saw last at each step is "
                         "kept with the chain, so that already the first run of a RIVAL Patch "
                         "Model with the same features pays no row for the photo. Takes the memory "
-                        "that is told there; not with ddim. live: nothing is kept.",
+                        "that is told there; not with ddim or uni_inv. live: nothing is kept.",
                     )
                 ),
             ],

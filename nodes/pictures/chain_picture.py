@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from ...rival_core.chain.chain import Chain
 from ...rival_core.chain.report import unsolved_notice
 from ...rival_core.chain.statistics import Moments, assumed, chance, measured
+from ...rival_core.inversion.fixed_point import ONE_CALL
 from .charts import COLOURS, FAINT, INK, PAPER, TEXT_SIZE, Chart, Curve, draw_chart, font, wrap
 
 WIDTH, MARGIN, GAP = 1400, 36, 14
@@ -156,13 +157,13 @@ def draw_charts(chain: Chain) -> Image.Image:
 
 
 def residual_chart(chain: Chain) -> Chart:
-    """How well each step was solved; of ddim, the residual of its only guess."""
+    """How well each step was solved; of ddim and uni_inv, of the only guess."""
     solver, steps = chain.solver, range(1, chain.steps + 1)
     if chain.residuals is None:
         return Chart("Residual: this chain holds none", chain.steps, (), log=True)
     curve = Curve(steps, chain.residuals.tolist())
-    if solver.name == "ddim":
-        words = "ddim guesses each step once and does not solve it: the guess's residual"
+    if solver.name in ONE_CALL:
+        words = f"{solver.name} guesses each step once and does not solve it: the guess's residual"
         return Chart("Relative residual", chain.steps, [curve], [(words, "", "")], log=True)
     above = len(chain.unsolved)
     words = f"above it at {above} of {chain.steps}" if above else "reached at every step"

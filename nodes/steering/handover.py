@@ -10,6 +10,7 @@ from torch import Tensor
 from ...rival_core.chain.chain import Chain, ModelCard
 from ...rival_core.chain.features import Place, Stored, choose_place, pack_tokens
 from ...rival_core.errors import RivalError
+from ...rival_core.inversion.fixed_point import ONE_CALL
 from .. import host
 from ..schema import notify
 from .recorder import Recorder
@@ -81,9 +82,9 @@ class Handover:
 
 def solver_sees(features: str, solver: str) -> None:
     """RivalError unless such a solver can hand such features over."""
-    if features != "live" and solver == "ddim":
+    if features != "live" and solver in ONE_CALL:
         raise RivalError(
-            f"features is {features!r}, and the solver ddim never sees the latents that sampling "
-            "needs: choose the solver anderson, or features live"
+            f"features is {features!r}, and the solver {solver} never sees the latents that "
+            "sampling needs: choose the solver anderson, or features live"
         )
 

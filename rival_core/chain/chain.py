@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..inversion.fixed_point import DDIM, Solver
+from ..inversion.fixed_point import DDIM, ONE_CALL, Solver
 from ..inversion.scaling import Scaling
 from .features import FeatureCache
 from .tokens import Layer
@@ -101,7 +101,7 @@ class Chain:
     @property
     def unsolved(self) -> list[int]:
         """The steps, from 0, at which an iterating solver stopped above its tolerance."""
-        if self.solver.name == "ddim" or self.residuals is None:
+        if self.solver.name in ONE_CALL or self.residuals is None:
             return []
         return (self.residuals > self.solver.tolerance).nonzero().flatten().tolist()
 

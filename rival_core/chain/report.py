@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..inversion.fixed_point import ONE_CALL
 from .chain import Chain
 
 
 def summary(chain: Chain) -> str:
     """One line: steps, cost, and how well the steps were solved."""
     text = f"{chain.steps} steps, {chain.evaluations} model evaluations, sigma {chain.top:.4g}"
-    if chain.solver.name == "ddim" or chain.residuals is None:
+    if chain.solver.name in ONE_CALL or chain.residuals is None:
         return text
     worst = int(chain.residuals.argmax())
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .bypassing import node
 
 STEPS = 5
-SOLVERS = ("ddim", "fixed_point", "anderson", "empirical")
+SOLVERS = ("ddim", "fixed_point", "anderson", "empirical", "uni_inv")
 WIDGETS = {
     "RivalInvert": {"steps": STEPS, "schedule": "rival", "solver": "ddim", "iterations": 2,
                     "tolerance": 1e-4, "cfg": 1.0, "anderson_window": 1, "anderson_mixing": 1.0},

@@ -169,7 +169,9 @@ def test_round_numbers(low, high, most):
     assert [n / apart for n in found] == pytest.approx([round(n / apart) for n in found])
 
 
-@pytest.mark.parametrize("solver, tolerance", [("ddim", None), ("anderson", 1e-4)])
+@pytest.mark.parametrize("solver, tolerance", [
+    ("ddim", None), ("uni_inv", None), ("anderson", 1e-4),
+])
 def test_residuals_and_the_tolerance(solver, tolerance, words):
     from comfyui_rival.nodes.pictures.chain_picture import residual_chart
 
@@ -180,9 +182,10 @@ def test_residuals_and_the_tolerance(solver, tolerance, words):
     assert list(chart.curves[0].steps) == list(range(1, 21))
     _, text, shown = report(chain)
     written = " ".join(said for _, said, _ in words)
-    assert ("ddim guesses" in written) == (solver == "ddim")
+    guesses = solver != "anderson"
+    assert (f"{solver} guesses" in written) == guesses
     above = f"above it at {(chain.residuals > 1e-4).sum()} of 20"
-    assert (above in written) == ("did not converge" in text) == (solver != "ddim")
+    assert (above in written) == ("did not converge" in text) == (not guesses)
     assert "RIVAL Reconstruct" in written and "RIVAL Reconstruct" in text
     assert "20 steps" in shown["text"][0] and "±0.125" in shown["text"][0]
 

@@ -60,7 +60,7 @@ def test_a_model_sampled_as_a_flow(setup):
 
 @pytest.mark.host
 @pytest.mark.parametrize("solver, calls", [("ddim", 1), ("fixed_point", 3), ("anderson", 3),
-                                           ("empirical", 3)])
+                                           ("empirical", 3), ("uni_inv", 1)])
 def test_model_calls_are_counted_exactly(setup, solver, calls):
     with spies.model_rows(setup["model"]) as rows:
         chain, _ = graph.invert(setup["model"], setup["photo"], setup["prompt"], steps=5,
