@@ -85,7 +85,7 @@ class RivalReconstruct(io.ComfyNode):
                 chain.cfg,
                 host.sampler("euler"),
                 chain.falling_sigmas(),
-                chain.scaling.level(float(chain.sigmas[0])),
+                chain.scaling.end_scale(float(chain.sigmas[0])),
                 chain.positive,
                 chain.negative or chain.positive,
                 chain.seed,

@@ -161,7 +161,7 @@ class RivalKSampler(io.ComfyNode):
                 sampler = cls.partial_noise(model, fresh, eta, eta_start, eta_end)
         unused = hole is None and has_picture(latent) and top >= chain.top
         notices = notify(NODE, cls.notices(model, chain, hole, unused))
-        scale = chain.scaling.level(float(sigmas[-1]))
+        scale = chain.scaling.end_scale(float(sigmas[-1]))
         samples = host.sample(
             model, noise, cfg, sampler, sigmas, scale, positive, negative, seed, hole
         )
@@ -182,14 +182,12 @@ class RivalKSampler(io.ComfyNode):
     @classmethod
     def partial_noise(cls, model, fresh, eta, start, end):
         """The sampler that draws fresh noise inside the window of the schedule."""
-        if host.is_flow(model):
-            raise RivalError(f"eta is {eta} and the model is sampled as a flow: set eta to 0")
         timesteps = host.timesteps_of(model)
 
         def stochastic(sigma: float) -> bool:
-            return start <= 1 - timesteps.t(sigma) / 1000 < end
+            return start <= 1 - (timesteps.t(sigma) - (timesteps.slack or 0)) / 1000 < end
 
-        return host.partial_noise_sampler(fresh, stochastic, eta)
+        return host.partial_noise_sampler(fresh, stochastic, eta, host.scaling_of(model))
 
     @classmethod
     def notices(cls, model, chain, hole, unused_picture) -> list[str]:

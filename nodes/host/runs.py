@@ -185,12 +185,14 @@ def sampler(name: str) -> comfy.samplers.Sampler:
     return comfy.samplers.sampler_object(name)
 
 
-def partial_noise_sampler(noise_at: Any, stochastic: Any, eta: float) -> comfy.samplers.Sampler:
+def partial_noise_sampler(
+    noise_at: Any, stochastic: Any, eta: float, scaling: Scaling
+) -> comfy.samplers.Sampler:
     """Euler that draws fresh noise at a part of the schedule (rival_core.sampling)."""
 
     def function(model, x, sigmas, extra_args, callback, disable):
         return sample_euler_partial(
-            model, x, sigmas, noise_at, stochastic, eta, callback, **extra_args
+            model, x, sigmas, noise_at, stochastic, eta, callback, scaling, **extra_args
         )
 
     return comfy.samplers.KSAMPLER(function)

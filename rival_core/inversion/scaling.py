@@ -31,6 +31,10 @@ class Scaling:
         """The latent x at `sigma`, relabelled as one at `target` (same z)."""
         return x * (self.level(target) / self.level(sigma))
 
+    def end_scale(self, sigma: float) -> float:
+        """What a walk's end at sigma, as the host gives it back, is divided by to be clean."""
+        return self.level(sigma)
+
     def noise_scale(self, sigma: float) -> float:
         """What the host multiplies unit noise by, on an empty latent, to start at sigma.
 
@@ -55,6 +59,9 @@ class FlowScaling(Scaling):
 
     def clean_share(self, sigma: float) -> float:
         return 1.0 - sigma
+
+    def end_scale(self, sigma: float) -> float:
+        return 1.0 / (1.0 - sigma)  # the host's own last division, which a chain never undoes
 
     def noise_scale(self, sigma: float) -> float:
         return sigma

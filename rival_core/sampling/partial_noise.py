@@ -10,15 +10,33 @@ from torch import Tensor
 
 from ..errors import RivalError
 from ..inversion.fixed_point import to_d
+from ..inversion.scaling import FlowScaling, Scaling
 
 
-def ancestral_step(sigma: float, target: float, eta: float) -> tuple[float, float]:
-    """(the level a step goes down to, the deviation of the fresh noise that brings it up again).
+def ancestral_step(
+    sigma: float, target: float, eta: float, scaling: Scaling | None = None
+) -> tuple[float, float, float]:
+    """(the level a step goes down to, how much of the latent is kept there, the fresh noise's
+    deviation): kept * x + deviation * noise is at the target.
 
-    DDIM's eta: 0 draws no noise, 1 is ancestral (DDPM) sampling.
+    DDIM's eta: 0 draws no noise, 1 is ancestral (DDPM) sampling. scaling: of the latents; a flow's
+    takes the same step where its latents are an eps model's, x / (1 - sigma) at the level
+    sigma / (1 - sigma), which is endless at sigma 1.
     """
+    if isinstance(scaling, FlowScaling):
+        return flow_step(sigma, target, eta)
     up = min(target, eta * math.sqrt(target**2 * (sigma**2 - target**2) / sigma**2))
-    return math.sqrt(target**2 - up**2), up
+    return math.sqrt(target**2 - up**2), 1.0, up
+
+
+def flow_step(sigma: float, target: float, eta: float) -> tuple[float, float, float]:
+    """ancestral_step of a flow, for 0 <= target < sigma <= 1."""
+    level = target / (1 - target)
+    share = min(1.0, level * (1 - sigma) / sigma)  # of the level that the step comes from
+    up = min(level, eta * level * math.sqrt(1 - share**2))
+    down = math.sqrt(level**2 - up**2)
+    down = down / (1 + down)
+    return down, (1 - target) / (1 - down), (1 - target) * up
 
 
 def sample_euler_partial(
@@ -29,12 +47,14 @@ def sample_euler_partial(
     stochastic: Callable[[float], bool],
     eta: float,
     callback: Callable[[dict], None] | None = None,
+    scaling: Scaling | None = None,
     **extra_args,
 ) -> Tensor:
     """Euler (DDIM) with fresh noise, eta's share of it, at a part of the schedule only (AIDI).
 
     x: [B, C, H, W] at sigmas[0]; sigmas: [S + 1], falling. noise_at(i): unit noise like x for
-    step i. stochastic(sigma): whether the step from there draws noise. Cost: S model calls.
+    step i. stochastic(sigma): whether the step from there draws noise. scaling: of the latents, if
+    they are a flow's. Cost: S model calls.
     """
     levels = sigmas.tolist()
     for i, (sigma, target) in enumerate(zip(levels, levels[1:])):
@@ -42,10 +62,11 @@ def sample_euler_partial(
         if callback is not None:
             state = {"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised}
             callback(state)
-        down, up = ancestral_step(sigma, target, eta if stochastic(sigma) else 0.0)
+        share = eta if stochastic(sigma) else 0.0
+        down, kept, up = ancestral_step(sigma, target, share, scaling)
         x = x + (down - sigma) * to_d(x, sigma, denoised)
         if up > 0:
-            x = x + up * noise_at(i).to(x)
+            x = kept * x + up * noise_at(i).to(x)
     return x
 
 

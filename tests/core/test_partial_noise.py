@@ -20,10 +20,11 @@ def test_steps_are_ddims_with_eta():
     for kept, kept_next, eta in ((0.2, 0.5, 0.3), (0.6, 0.9, 1.0), (0.05, 0.06, 0.7)):
         ddim = eta * math.sqrt((1 - kept_next) / (1 - kept)) * math.sqrt(1 - kept / kept_next)
         sigma, target = (math.sqrt((1 - k) / k) for k in (kept, kept_next))
-        down, up = ancestral_step(sigma, target, eta)
+        down, kept, up = ancestral_step(sigma, target, eta)
+        assert kept == 1.0
         assert up == pytest.approx(ddim / math.sqrt(kept_next))
         assert down == pytest.approx(math.sqrt((1 - kept_next - ddim**2) / kept_next))
-    assert ancestral_step(3.0, 1.0, 0.0) == (1.0, 0.0)
+    assert ancestral_step(3.0, 1.0, 0.0) == (1.0, 1.0, 0.0)
 
 
 def test_the_marginal_stays_that_of_the_data():
@@ -125,10 +126,29 @@ def test_bad_input(setup, inputs, said):
         sample(setup, **inputs)
 
 
-def test_a_flow_takes_no_eta(setup):
+def test_a_flow_takes_eta_too(setup):
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
     flow = ModelSamplingSD3().patch(setup["model"], 3.0)[0]
-    chain, _ = graph.invert(flow, setup["photo"], setup["prompts"][0], steps=5)
-    with pytest.raises(ValueError, match=r"^RIVAL KSampler: .*flow.*\.$"):
-        sample({**setup, "model": flow, "chain": chain}, eta=0.5)
+    for schedule in ("rival", "simple"):  # below pure noise, and from it
+        chain, _ = graph.invert(flow, setup["photo"], setup["prompts"][0], steps=5,
+                                schedule=schedule)
+        steered = {**setup, "model": flow, "chain": chain}
+        plain, drawn = sample(steered), sample(steered, eta=0.3, batch_size=2)
+        assert torch.isfinite(drawn).all() and graph.relative(drawn[0], drawn[1]) > 0.01
+        assert graph.relative(drawn[:1], plain) > 0.01
+        outside = sample(steered, eta=0.3, eta_start=0.99)
+        assert torch.equal(outside, plain)
+
+
+def test_a_flows_window_begins_at_its_own_step(setup, monkeypatch):
+    """Step 2 of 5 is at percent 0.4, of which float32 knows a little less."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    flow, drawn = ModelSamplingSD3().patch(setup["model"], 8.0)[0], []
+    chain, _ = graph.invert(flow, setup["photo"], setup["prompts"][0], steps=5, schedule="simple")
+    original = DrawnNoise.__call__
+    monkeypatch.setattr(DrawnNoise, "__call__",
+                        lambda self, step: drawn.append(step) or original(self, step))
+    sample({**setup, "model": flow, "chain": chain}, eta=0.3, eta_start=0.4, eta_end=0.8)
+    assert drawn == [2, 3]

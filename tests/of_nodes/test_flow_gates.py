@@ -54,3 +54,18 @@ def test_a_run_compares_a_flows_percents(model):
     below, above = (run.at(timesteps.sigma(t)).steering for t in (600.5, 599.5))
     assert below.rules == (Attention.REPLACE,) and above.rules == (Attention.CONCAT,)
     assert len(below.normalizers) == 1 and not above.normalizers
+
+
+@pytest.mark.parametrize("name", ["SD3", "Flux"])
+@pytest.mark.parametrize("start", ["shuffle", "inverted"])
+def test_noise_and_sigmas_are_the_sampler(model, name, start):
+    """SamplerCustomAdvanced scales noise as the host does for flows, from pure noise to the end."""
+    import tiny
+
+    flow = sampled(model, name)
+    prompts = [tiny.conditioning(flow, seed) for seed in (1, 2)]
+    chain, _ = graph.invert(flow, tiny.latent(2, size=8), prompts[0], steps=4, schedule="simple")
+    assert chain.top == 1.0 and float(chain.sigmas[0]) == 0.0
+    ours = graph.rival_sample(flow, chain, *prompts, seed=3, start=start)
+    theirs = graph.core_sample(flow, chain, *prompts, seed=3, start=start)
+    assert graph.relative(ours, theirs) < 1e-6
