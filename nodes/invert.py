@@ -13,7 +13,7 @@ from ..rival_core.chain.features import FEATURES
 from ..rival_core.chain.report import residual_table, summary, unsolved_notice
 from ..rival_core.errors import RivalError
 from ..rival_core.inversion.fixed_point import SOLVERS, Solver
-from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas, rival_timesteps
+from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas
 from . import checks, host
 from .schema import RivalChain, advanced, named, notify, output, schema
 from .steering.handover import Handover, solver_sees
@@ -80,12 +80,7 @@ def guidance_has_two_sides(cfg: float, negative: Any) -> None:
         raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
 
 
-def schedule_serves(steps: int, schedule: str, sigmas: Any) -> None:
-    if sigmas is None and schedule == "rival":
-        rival_timesteps(steps)
-
-
-@checked(guidance_has_two_sides, schedule_serves, solver_sees)
+@checked(guidance_has_two_sides, solver_sees)
 class RivalInvert(io.ComfyNode):
     """Inverts an image into its diffusion chain (RIVAL section 3.1; AIDI)."""
 
@@ -131,8 +126,9 @@ class RivalInvert(io.ComfyNode):
                     options=["rival", *host.SCHEDULERS],
                     default="rival",
                     tooltip="Which noise levels the chain visits. rival: the paper's timesteps, "
-                    "for 5 to 400 steps. The others are ComfyUI's; take sgm_uniform for fewer "
-                    "steps.",
+                    "for 5 to 400 steps; with transformers (Flux, Qwen-Image and the like) the "
+                    "model's own, which are simple's. The others are ComfyUI's; take sgm_uniform "
+                    "for fewer steps.",
                 ),
                 *solver_inputs(),
                 advanced(
@@ -211,7 +207,8 @@ class RivalInvert(io.ComfyNode):
             solver = Solver(solver, iterations, tolerance, anderson_window, anderson_mixing)
             image = checks.latent_image(latent, model)
             positive, negative = cls.conditioning(model, image, positive, negative)
-            falling = cls.sigmas(model, steps, schedule, sigmas)
+            walked = "sigmas" if sigmas is not None else cls.walked(model, schedule)
+            falling = cls.sigmas(model, steps, walked, sigmas)
             notices = notify(NODE, cls.notices(model, card.family, latent, image, cfg))
             handover = None
             if features != "live":
@@ -229,7 +226,7 @@ class RivalInvert(io.ComfyNode):
             negative=negative,
             cfg=cfg,
             solver=solver,
-            schedule="sigmas" if sigmas is not None else schedule,
+            schedule=walked,
             residuals=inversion.residuals[:, 0],
             calls=inversion.evaluations[:, 0],
             weights=host.weights_fingerprint(model),
@@ -238,7 +235,14 @@ class RivalInvert(io.ComfyNode):
         notices += notify(NODE, unsolved_notice(chain))
         if handover is not None:
             notices += handover.hand_over(chain)
-        return output(chain, {"samples": end}, text=[*notices, summary(chain)])
+        return output(chain, {"samples": end}, text=[*notices, cls.summary(chain, schedule)])
+
+    @classmethod
+    def summary(cls, chain, schedule) -> str:
+        """One line; of a model that walks its own schedule, which that is."""
+        is_own = schedule == "rival" and chain.schedule == "simple"
+        own = f" to {float(chain.sigmas[0]):g}, the model's own walk (simple)" if is_own else ""
+        return summary(chain, own)
 
     @classmethod
     def conditioning(cls, model, image, positive, negative):
@@ -253,6 +257,11 @@ class RivalInvert(io.ComfyNode):
         }
         full = {name: [[c[0][0], {**c[0][1], **extra}]] for name, c in checked.items()}
         return full["positive"], full.get("negative")
+
+    @classmethod
+    def walked(cls, model, schedule) -> str:
+        """rival is a transformer's own walk: some have never seen another top than pure noise."""
+        return "simple" if schedule == "rival" and host.is_dit(model) else schedule
 
     @classmethod
     def sigmas(cls, model, steps, schedule, sigmas) -> torch.Tensor:

@@ -41,6 +41,7 @@ from .loras import are_loras, hooks_of, keep_changed_weights, register_loras
 from .models import (
     as_its_own,
     from_model_space,
+    is_dit,
     is_flow,
     is_inpainting,
     latent_channels,
@@ -103,6 +104,7 @@ __all__ = [
     "has_text",
     "hooks_of",
     "invert",
+    "is_dit",
     "is_fingerprint",
     "is_flow",
     "is_inpainting",

@@ -21,7 +21,7 @@ from ...rival_core.inversion.schedule import (
     TableTimesteps,
     Timesteps,
 )
-from .families import FAMILIES, Port, served
+from .families import FAMILIES, UNET, Port, served
 from .previews import pixels_of
 
 
@@ -40,12 +40,17 @@ def model_card(model: ModelPatcher) -> ModelCard:
     sampling = model.get_model_object("model_sampling")
     known = is_flow(model) or isinstance(sampling, comfy.model_sampling.EPS)
     if not known or isinstance(sampling, comfy.model_sampling.IMG_TO_IMG):
-        kind = ", ".join(base.__name__ for base in type(sampling).__bases__)
         raise RivalError(
-            f"{family} with the model sampling {kind} is not supported: remove the node that set it"
+            f"{family} with the model sampling {kinds(sampling)} is not supported: remove the node "
+            "that set it"
         )
     latent_format = type(model.get_model_object("latent_format")).__name__
     return ModelCard(family, latent_format, port.layers(network.get_submodule(where)))
+
+
+def kinds(sampling: torch.nn.Module) -> str:
+    """What a model sampling is made of, by ComfyUI's names."""
+    return ", ".join(base.__name__ for base in type(sampling).__bases__)
 
 
 def network_inside(model: ModelPatcher, network: torch.nn.Module) -> str:
@@ -56,6 +61,11 @@ def network_inside(model: ModelPatcher, network: torch.nn.Module) -> str:
 def port_of(model: ModelPatcher) -> Port:
     """How the model attends; of a family that is not served, as UNets do."""
     return FAMILIES.get(type(model.model.model_config).__name__, FAMILIES["SD15"]).port
+
+
+def is_dit(model: ModelPatcher) -> bool:
+    """Whether the network is no UNet: one that was trained as a flow, for its own walk alone."""
+    return port_of(model) is not UNET
 
 
 def latent_channels(model: ModelPatcher) -> int:
@@ -113,9 +123,21 @@ def is_inpainting(model: ModelPatcher) -> bool:
 
 
 def scaling_of(model: ModelPatcher) -> Scaling:
+    """RivalError for a sampling whose latents lie between image and noise in another way."""
     sampling = model.get_model_object("model_sampling")
     if is_flow(model):
+        unit = getattr(sampling, "noise_scale", 1.0)
+        if unit != 1.0:
+            raise RivalError(
+                f"the model's noise is scaled by {unit:g}, which is not supported: set noise_scale "
+                "to 1 in the node that set it"
+            )
         return FlowScaling(float(sampling.sigma_max))
+    if is_dit(model):
+        raise RivalError(
+            f"{type(model.model.model_config).__name__} with the model sampling {kinds(sampling)} "
+            "is not supported, for only flows are: remove the node that set it"
+        )
     return Scaling(float(sampling.sigma_max), float(sampling.sigma_data))
 
 

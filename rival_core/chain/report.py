@@ -11,9 +11,13 @@ from ..inversion.fixed_point import ONE_CALL
 from .chain import Chain
 
 
-def summary(chain: Chain) -> str:
-    """One line: steps, cost, and how well the steps were solved."""
-    text = f"{chain.steps} steps, {chain.evaluations} model evaluations, sigma {chain.top:.4g}"
+def summary(chain: Chain, walk: str = "") -> str:
+    """One line: steps, cost, and how well the steps were solved.
+
+    walk: what there is to say of the noise levels, after their top.
+    """
+    calls = f"{chain.evaluations} model evaluations"
+    text = f"{chain.steps} steps, {calls}, sigma {chain.top:.4g}{walk}"
     if chain.solver.name in ONE_CALL or chain.residuals is None:
         return text
     worst = int(chain.residuals.argmax())

@@ -69,3 +69,52 @@ def test_noise_and_sigmas_are_the_sampler(model, name, start):
     ours = graph.rival_sample(flow, chain, *prompts, seed=3, start=start)
     theirs = graph.core_sample(flow, chain, *prompts, seed=3, start=start)
     assert graph.relative(ours, theirs) < 1e-6
+
+
+def test_rival_stays_the_papers_for_unets_sampled_as_flows(model):
+    import tiny
+    from comfyui_rival.nodes import host
+    from comfyui_rival.rival_core.inversion.schedule import rival_sigmas
+
+    flow, given = sampled(model, "SD3"), (tiny.latent(2, size=8), tiny.conditioning(model, 1))
+    chain, _ = graph.invert(flow, *given, steps=5)
+    wanted = rival_sigmas(host.timesteps_of(flow), 5)
+    assert chain.schedule == "rival" and chain.falling_sigmas().tolist() == wanted.tolist()
+    assert chain.top < 0.95
+    for steps in (3, 401):
+        with pytest.raises(ValueError, match=f"^RIVAL Invert: .*5 to 400 steps, not {steps}"):
+            graph.invert(flow, *given, steps=steps)
+
+
+def resampled(model, sampling, **settings):
+    """The model behind a node that sets a sampling of these of the host's classes."""
+    made = type("Made", sampling, {})(model.model.model_config)
+    for name, value in settings.items():
+        setattr(made, name, value)
+    model = model.clone()
+    model.add_object_patch("model_sampling", made)
+    return model
+
+
+@pytest.mark.parametrize("kind, said", [
+    ("COSMOS_RFLOW", "SD3 with the model sampling ModelSamplingCosmosRFlow, COSMOS_RFLOW is not"),
+    ("EPS", "SD3 with the model sampling ModelSamplingDiscrete, EPS is not supported, for only fl"),
+    ("noise", "the model's noise is scaled by 8, which is not supported: set noise_scale to 1"),
+])
+def test_transformers_sampled_otherwise_are_refused(kind, said):
+    import comfy.model_sampling as classes
+    import tiny_dits
+
+    made = {
+        "COSMOS_RFLOW": ((classes.ModelSamplingCosmosRFlow, classes.COSMOS_RFLOW), {}),
+        "EPS": ((classes.ModelSamplingDiscrete, classes.EPS), {}),
+        "noise": ((classes.ModelSamplingDiscreteFlow, classes.CONST), {"noise_scale": 8.0}),
+    }
+    model = tiny_dits.build("sd3")
+    other = resampled(model, made[kind][0], **made[kind][1])
+    given = tiny_dits.latent(model), tiny_dits.conditioning(model)
+    with pytest.raises(ValueError, match=rf"^RIVAL Invert: {said}"):
+        graph.invert(other, *given, steps=2)
+    chain, _ = graph.invert(model, *given, steps=2)
+    with pytest.raises(ValueError, match=rf"^RIVAL KSampler: {said}"):
+        graph.rival_sample(other, chain, given[1], given[1])
