@@ -133,7 +133,7 @@ def test_other_families_are_refused_by_name(setup, monkeypatch):
             elif node == "RIVAL Patch Model":
                 graph.patch(setup["model"], setup["chain"])
             else:
-                sample(setup)
+                graph.rival_sample(setup["model"], setup["chain"], *[setup["prompt"]] * 2)
 
 
 def test_other_model_samplings_are_refused_by_name(setup):
