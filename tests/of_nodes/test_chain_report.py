@@ -14,7 +14,7 @@ from serving import pictures
 Image = pytest.importorskip("PIL.Image")  # both come with a host's requirements
 np = pytest.importorskip("numpy")
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 
 SHAPES = {  # steps, latent (height, width), channels, solver
     "one step": (1, (16, 16), 4, "ddim"),
@@ -227,6 +227,7 @@ def test_the_vae_sees_the_photo_and_every_shown_latent_in_its_range():
     assert torch.allclose(vae.seen[-1], unit / 0.13025, rtol=1e-4)
 
 
+@pytest.mark.host
 def test_without_a_vae_thumbnails_are_the_hosts_previews():
     import comfy.latent_formats
     from comfyui_rival.nodes import host
@@ -242,6 +243,7 @@ def test_without_a_vae_thumbnails_are_the_hosts_previews():
         assert ours.getpixel((4, 2)) == pytest.approx(theirs.getpixel((4, 2)), abs=1)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("name", ["Unknown", "LatentFormat", "torch", "Flux"])
 @pytest.mark.parametrize("vae", [None, CountingVAE()])
 def test_a_latent_format_that_cannot_be_shown_is_grey_and_said(name, vae, words):
@@ -272,6 +274,7 @@ def test_pictures_and_images_convert_both_ways():
     assert previews.to_pillow(spoiled).getpixel((0, 0)) == (0, 255, 0)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("solver, vae", [("ddim", False), ("anderson", True)])
 def test_over_http(server, solver, vae):
     inversion = prompts.exemplar(steps=6, solver=solver)

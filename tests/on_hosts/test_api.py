@@ -43,6 +43,7 @@ def test_the_seed_decides_the_image(server):
     assert difference(first, other) > 20
 
 
+@pytest.mark.any_host
 def test_features_cached_by_one_prompt_give_the_next_the_live_image(server):
     live = run(server, prompts.variation(seed=82))
     cached = {"patch": prompts.patch(features="cached")}
@@ -52,6 +53,7 @@ def test_features_cached_by_one_prompt_give_the_next_the_live_image(server):
     assert difference(pictures(server, second), live) == 0
 
 
+@pytest.mark.any_host
 def test_features_handed_over_by_the_inversion_give_the_live_image(server):
     exact = prompts.variation(seed=83) | prompts.exemplar(solver="anderson", tolerance=1e-5)
     exact["invert"]["inputs"]["iterations"] = 30

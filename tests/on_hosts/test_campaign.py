@@ -28,6 +28,7 @@ def test_every_step_of_a_sampler_interrupted():
     assert 3 * scenes.STEPS <= found[f"interrupted in {scene}"] < found["places"]
 
 
+@pytest.mark.any_host
 def test_a_save_interrupted():
     """The last lines: those that put the file on the disk."""
     from campaign import interrupts
@@ -37,6 +38,7 @@ def test_a_save_interrupted():
     assert found["interrupted in Save Chain"] == last
 
 
+@pytest.mark.any_host
 def test_out_of_memory_at_a_model_call():
     from campaign import memory
 
@@ -45,6 +47,7 @@ def test_out_of_memory_at_a_model_call():
     assert found["the host's own error"] == 4
 
 
+@pytest.mark.any_host
 def test_out_of_memory_in_attention():
     from campaign import memory
 

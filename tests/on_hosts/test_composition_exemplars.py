@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import graph
 import pytest
 import reference_rows
@@ -23,6 +25,7 @@ from composing import (
 
 pytestmark = pytest.mark.host
 CFG = 4.0
+ONCE = partial(pytest.param, marks=pytest.mark.any_host)  # one host is enough for another value
 RULES = {REPLACE: (True, True), BOTH: (False, True), CONCAT: (False, False)}
 
 
@@ -143,8 +146,8 @@ def test_a_photo_of_strength_0_is_absent():
 # --- strength ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("negative", [False, True])
-@pytest.mark.parametrize("strength", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("negative", [pytest.param(False, marks=pytest.mark.any_host), True])
+@pytest.mark.parametrize("strength", [ONCE(0.25), 0.5, ONCE(0.9)])
 @pytest.mark.parametrize("place", RULES)
 def test_strength_blends_every_layer(place, strength, negative):
     chain = chain_of(negative=negative)
@@ -181,7 +184,7 @@ def test_two_photos_of_fractional_strength(place):
 # --- sizes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("negative", [pytest.param(False, marks=pytest.mark.any_host), True])
 @pytest.mark.parametrize("place", RULES)
 @pytest.mark.parametrize("size", [(12, 16), (8, 6)])
 def test_another_size_and_aspect(size, place, negative):

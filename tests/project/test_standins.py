@@ -11,7 +11,7 @@ from serving import CHECKPOINT_XL, CONTROLNET, LORA, pictures
 np = pytest.importorskip("numpy")  # both come with a host's requirements
 comfy_process = pytest.importorskip("comfy_process")
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 
 COMPLAINT = re.compile(  # what the hosts' loaders log of keys
     r"(clip|unet) (missing|unexpected)|(missing|leftover) VAE keys|missing controlnet keys"
@@ -73,6 +73,16 @@ def with_controlnet(strength: float) -> dict:
             end_percent=1.0,
         ),
     }
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("prompt", [sdxl("a hill"), with_lora(1.0, 1.0), with_controlnet(1.0)],
+                         ids=["SDXL", "LoRA", "ControlNet"])  # fmt: skip
+def test_every_hosts_loaders_know_all_keys(server, server_folder, prompt):
+    """What the files do then is theirs, and one host shows it."""
+    prompt["sample"]["inputs"]["steps"] = 1
+    assert run(server, prompt).std() > 5
+    assert complaints(server_folder) == []
 
 
 def test_sdxl_follows_the_prompt(server, server_folder):
