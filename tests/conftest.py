@@ -78,6 +78,12 @@ def shared_folder(tmp_path_factory) -> Path:
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+@pytest.fixture(scope="session")
+def share() -> tuple[int, int]:
+    """(n, of how many): this host's part of random cases that need not run on every host alike."""
+    return _worker()
+
+
 def _needs(item) -> str | None:
     """"host", "any_host" or nothing: a test's own mark goes before its file's."""
     marks = (mark.name for mark in item.iter_markers())
@@ -86,9 +92,14 @@ def _needs(item) -> str | None:
 
 def _is_ours(item) -> bool:
     """Whether this worker runs a test that one host or none is enough for, as those of its file."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    return zlib.crc32(item.path.name.encode()) % count == int(worker)
+    worker, count = _worker()
+    return zlib.crc32(item.path.name.encode()) % count == worker
+
+
+def _worker() -> tuple[int, int]:
+    """(this worker's number, how many workers there are)."""
+    number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return int(number), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def _only_schedules(config) -> bool:
