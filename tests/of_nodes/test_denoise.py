@@ -15,7 +15,7 @@ pytestmark = pytest.mark.host
 def setup():
     import tiny
 
-    model = tiny.calm(tiny.build("sd15"))
+    model = tiny.calm(tiny.build("sd15", levels=1))
     prompt = tiny.conditioning(model, 1)
     photo = tiny.latent(2, size=8)
     chain, _ = graph.invert(model, photo, prompt, steps=20, solver="anderson", iterations=10)

@@ -25,8 +25,17 @@ NOISELESS = ["euler", "heun", "dpmpp_2m", "dpm_2"]
 STOCHASTIC = ["dpmpp_sde", "lcm", "euler_ancestral"]
 
 
+def plain():
+    """The upper half of the UNet: each test compares samplers of one model with each other."""
+    return model_of("sd15", levels=1)
+
+
+def photo_chain():
+    return chain_of(levels=1)
+
+
 def patched(chain, **widgets):
-    return graph.patch(model_of("sd15"), chain, **widgets)
+    return graph.patch(plain(), chain, **widgets)
 
 
 def k_sample(model, sampler="euler", seed=1, cfg=CFG, scheduler="normal", batch=1, denoise=1.0):
@@ -90,7 +99,7 @@ def custom_sample(model, chain, sampler, cfg=CFG, seed=1, start="shuffle", batch
 )
 def test_core_sampler_equals_ours(sampler, start, cfg):
     """Where noise is left at the end, core's result is ours times sqrt(1 + sigma_0^2)."""
-    chain = chain_of()
+    chain = photo_chain()
     model, asked = patched(chain), {"cfg": cfg, "start": start, "seed": 1}
     ours = graph.rival_sample(
         model, chain, **prompts(), **asked, sampler_name=sampler, batch_size=2
@@ -103,7 +112,7 @@ def test_core_sampler_equals_ours(sampler, start, cfg):
 
 @pytest.mark.parametrize("sampler", ["euler", *STOCHASTIC])
 def test_the_same_seed_gives_the_same_latent(sampler):
-    chain = chain_of()
+    chain = photo_chain()
     asked = {**prompts(), "sampler_name": sampler, "batch_size": 2}
     first, again, other = (
         graph.rival_sample(patched(chain), chain, **asked, seed=seed) for seed in (1, 1, 2)
@@ -123,25 +132,25 @@ def test_the_same_seed_gives_the_same_latent(sampler):
     ],
 )
 def test_k_sampler(sampler, scheduler):
-    model = patched(chain_of())
+    model = patched(photo_chain())
     first, again = (k_sample(model, sampler, scheduler=scheduler) for _ in range(2))
     assert torch.equal(first, again)
-    assert_differ(k_sample(model_of("sd15"), sampler, scheduler=scheduler), first, 0.05)
+    assert_differ(k_sample(plain(), sampler, scheduler=scheduler), first, 0.05)
 
 
 def test_k_sampler_leaves_the_model_as_it_was():
-    plain = k_sample(model_of("sd15"))
-    k_sample(patched(chain_of()))
-    assert torch.equal(k_sample(model_of("sd15")), plain)
-    assert torch.equal(k_sample(patched(chain_of(), strength=0.0)), plain)
+    before = k_sample(plain())
+    k_sample(patched(photo_chain()))
+    assert torch.equal(k_sample(plain()), before)
+    assert torch.equal(k_sample(patched(photo_chain(), strength=0.0)), before)
 
 
 def test_image_to_image():
     """From the middle of the schedule on; the chain is found at whatever sigmas are asked."""
-    model = patched(chain_of())
+    model = patched(photo_chain())
     ours = k_sample(model, denoise=0.6)
     assert torch.equal(k_sample(model, denoise=0.6), ours)
-    assert_differ(k_sample(model_of("sd15"), denoise=0.6), ours, 0.01)
+    assert_differ(k_sample(plain(), denoise=0.6), ours, 0.01)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
@@ -149,17 +158,17 @@ def test_noise_output_starts_a_core_sampler(sampler):
     """On the chain's own sigmas KSampler (Advanced) with no noise added is RIVAL KSampler."""
     image = {"samples": latent(100)}
     chain, noise = graph.invert(
-        model_of("sd15"), image, prompt("sd15", 1), steps=STEPS, schedule="normal"
+        plain(), image, prompt("sd15", 1), steps=STEPS, schedule="normal"
     )
     asked = {"seed": 1, "cfg": CFG, "start": "inverted", "sampler_name": sampler}
     ours = graph.rival_sample(patched(chain), chain, **prompts(), **asked)
     assert_close(k_sample_advanced(patched(chain), noise, sampler)["samples"], ours)
-    assert_differ(k_sample_advanced(model_of("sd15"), noise, sampler)["samples"], ours, 0.05)
+    assert_differ(k_sample_advanced(plain(), noise, sampler)["samples"], ours, 0.05)
 
 
 def test_a_run_in_two_stages():
     """A patched model keeps nothing from one run to the next."""
-    chain = chain_of()
+    chain = photo_chain()
     model, empty = patched(chain), {"samples": torch.zeros(1, 4, 8, 8)}
     whole = k_sample_advanced(model, empty, add_noise="enable")
     stop = {"end_at_step": 2, "return_with_leftover_noise": "enable"}
@@ -188,7 +197,7 @@ def on_the_chain(chain, sigma: float) -> torch.Tensor:
 @pytest.mark.parametrize("route", ["KSampler", "RIVAL KSampler"])
 def test_the_chain_is_found_at_every_sigma(route, sampler, monkeypatch):
     """Between its own sigmas, above the noisiest and below the last one, once for each sigma."""
-    chain = chain_of()
+    chain = photo_chain()
     calls = spied(monkeypatch)
     if route == "KSampler":
         k_sample(patched(chain), sampler, scheduler="karras")
@@ -210,7 +219,7 @@ def test_the_chain_is_found_at_every_sigma(route, sampler, monkeypatch):
 
 @pytest.mark.parametrize("sampler", NOISELESS)
 def test_exemplar_on_its_own_sigmas_is_bitwise_the_chain(sampler, monkeypatch):
-    chain = chain_of()
+    chain = photo_chain()
     calls = spied(monkeypatch)
     graph.rival_sample(patched(chain), chain, **prompts(), seed=1, sampler_name=sampler)
     levels = chain.sigmas.tolist()

@@ -21,7 +21,12 @@ OFF = {
 def setup():
     import tiny
 
-    model = tiny.build("sd15")
+    return world(tiny.build("sd15", levels=1))
+
+
+def world(model) -> dict:
+    import tiny
+
     empty, negative, caption = (tiny.conditioning(model, seed) for seed in (1, 2, 3))
     photo = tiny.latent(4, size=8)
     chain, noise = graph.invert(model, photo, empty, steps=10)
@@ -214,8 +219,11 @@ def test_the_noise_output_continues_in_a_core_sampler(setup):
 GOLDEN = [5.0098, 13.71348, 8.64211, 15.7357, -9.14394, -21.36425, 40.25599, 13.41843]
 
 
-def test_every_host_gives_the_same_numbers(setup):
+def test_every_host_gives_the_same_numbers():
     """Seeded weights, chain and variation: the stored values come from ComfyUI 0.3.64."""
+    import tiny
+
+    setup = world(tiny.build("sd15"))
     chain = setup["pair"]
     samples = graph.rival_sample(
         graph.patch(setup["model"], chain), chain, *setup["prompts"], seed=5

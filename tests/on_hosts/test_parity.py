@@ -21,6 +21,7 @@ SD = 0.18215  # the latent format's scale: the official code's z0 = 0.18215 * VA
 CONCEPT = 0.5  # the strength of its LoRA
 
 OFFICIAL = [name for name in SETTINGS if name != "other_gates"]
+FITTED = ("dreambooth", "controlnet")  # a LoRA and a ControlNet, made for the whole network
 SQUARE, WIDE, TALL = (8, 8), (8, 12), (12, 6)
 
 
@@ -29,6 +30,14 @@ def sd15():
     import tiny
 
     return tiny.build("sd15")
+
+
+@pytest.fixture(scope="module")
+def upper_half():
+    """Of the same network: half the work, where steps are what counts."""
+    import tiny
+
+    return tiny.build("sd15", levels=1)
 
 
 @pytest.fixture(scope="module")
@@ -132,18 +141,22 @@ def test_settings(sd15, name, size):
     assert_parity(sd15, SETTINGS[name], 10, size)
 
 
-@pytest.mark.parametrize("steps", [20, pytest.param(50, marks=pytest.mark.any_host)])
-@pytest.mark.parametrize("name", SETTINGS)
-def test_steps(sd15, name, steps):
+@pytest.mark.parametrize("name, steps", [
+    *((name, 20) for name in SETTINGS if name not in FITTED),
+    *(pytest.param(name, 20, marks=pytest.mark.any_host) for name in FITTED),
+    *(pytest.param(name, 50, marks=pytest.mark.any_host) for name in SETTINGS),
+])
+def test_steps(sd15, upper_half, name, steps):
     """All hosts have the same Euler and the same table of noise levels, at 20 steps and at 50."""
-    assert_parity(sd15, SETTINGS[name], steps, SQUARE)
+    model = sd15 if name in ("prompt_inverted", *FITTED) else upper_half
+    assert_parity(model, SETTINGS[name], steps, SQUARE)
 
 
 @pytest.mark.any_host
 @pytest.mark.parametrize("name", ["prompt_inverted", "editing"])
-def test_steps_that_do_not_divide_1000(sd15, name):
+def test_steps_that_do_not_divide_1000(upper_half, name):
     """The gates then follow the real timestep."""
-    assert_parity(sd15, SETTINGS[name], 30, SQUARE)
+    assert_parity(upper_half, SETTINGS[name], 30, SQUARE)
 
 
 @pytest.mark.parametrize("name", ["variation", "prompt_inverted"])
@@ -161,9 +174,10 @@ def test_core_sampler_on_the_patched_model(sd15, name):
 
 @pytest.mark.any_host
 @pytest.mark.parametrize("mistake", sorted(official.MISTAKES | official.CONTROL_MISTAKES))
-def test_every_deliberate_mistake_would_be_noticed(sd15, mistake):
+def test_every_deliberate_mistake_would_be_noticed(sd15, upper_half, mistake):
     """The right algorithm is a hundred tolerances away from each wrong one."""
-    setting = SETTINGS["controlnet" if mistake in official.CONTROL_MISTAKES else "prompt_inverted"]
-    _, wrong = run_official(sd15, setting, 10, SQUARE, mistakes=frozenset({mistake}))
-    _, ours = run_pack(sd15, setting, 10, SQUARE)
+    name = "controlnet" if mistake in official.CONTROL_MISTAKES else "prompt_inverted"
+    model = sd15 if name == "controlnet" else upper_half
+    _, wrong = run_official(model, SETTINGS[name], 10, SQUARE, mistakes=frozenset({mistake}))
+    _, ours = run_pack(model, SETTINGS[name], 10, SQUARE)
     assert graph.relative(ours, wrong) > 100 * TOLERANCE

@@ -15,7 +15,7 @@ TO_THE_END = {"normalize_end": 1.0}  # so that every step has the exemplar's est
 def setup():
     import tiny
 
-    model = tiny.build("sd15")
+    model = tiny.build("sd15", levels=1)
     prompts = [tiny.conditioning(model, seed) for seed in (1, 2)]
     chain, _ = graph.invert(model, tiny.latent(2, size=8), prompts[0], steps=12)
     return model, chain, prompts

@@ -24,12 +24,16 @@ def remembered(function):
     return cached
 
 
-@remembered
-def model_of(family: str):
+def model_of(family: str, levels: int = 2):
     """A tiny model that tests share: clone it, never change it."""
+    return _built(family, levels)
+
+
+@remembered
+def _built(family: str, levels: int):
     import tiny
 
-    return tiny.build(family)
+    return tiny.build(family, levels=levels)
 
 
 @remembered
@@ -53,12 +57,15 @@ def latent(seed: int, height: int = 8, width: int = 8, batch: int = 1) -> Tensor
 
 
 @remembered
-def chain_of(family="sd15", seed=0, height=8, width=8, negative=False, steps=5, schedule="rival"):
+def chain_of(
+    family="sd15", seed=0, height=8, width=8, negative=False, steps=5, schedule="rival", levels=2
+):
     """A photo's chain; with `negative` the unconditional rows have an exemplar of their own."""
     other = {"negative": prompt(family, 2)} if negative else {}
     samples = {"samples": latent(100 + seed, height, width)}
     widgets = {"steps": steps, "schedule": schedule}
-    return graph.invert(model_of(family), samples, prompt(family, 1), **widgets, **other)[0]
+    model = model_of(family, levels)
+    return graph.invert(model, samples, prompt(family, 1), **widgets, **other)[0]
 
 
 def photo(chain, place: int) -> Photo:
