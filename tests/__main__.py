@@ -3,7 +3,8 @@
 Finds the hosts, makes the virtual environment, brings a browser, checks the style with ruff, then
 runs pytest once:
 each host gets a worker of its own, and every worker runs every test that depends on its host; the
-others run on one of them. Further arguments go to pytest: `python tests -k parity -x`.
+others run on one of them. The first host computes attention as it chooses to on a CPU, further ones
+with PyTorch's, as most GPUs do. Further arguments go to pytest: `python tests -k parity -x`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def each_host(found: list[hosts.Host]) -> list[str]:
     if not found:
         return []
     workers = [f"popen//env:COMFYUI_PATH={host.path}//env:OMP_NUM_THREADS=1" for host in found]
+    workers[1:] = [f"{worker}//env:RIVAL_TESTS_ATTENTION=pytorch" for worker in workers[1:]]
     return ["-p", "xdist", "--dist", "each", *(part for w in workers for part in ("--tx", w))]
 
 

@@ -31,13 +31,13 @@ def pytest_configure(config):
         import torch
 
         torch.set_num_threads(1)
-        in_process.prepare_host(found[0].path)
+        in_process.prepare_host(found[0].path, pytorch_attention=_attention() == "pytorch")
     in_process.register_pack()
 
 
 def pytest_report_header(config):
     host = getattr(config, "rival_host", None)
-    return f"host: {host}" if host else None
+    return f"host: {host}, attention: {_attention()}" if host else None
 
 
 def pytest_collection_modifyitems(config, items):
@@ -88,6 +88,11 @@ def _needs(item) -> str | None:
     """"host", "any_host" or nothing: a test's own mark goes before its file's."""
     marks = (mark.name for mark in item.iter_markers())
     return next((name for name in marks if name in ("host", "any_host")), None)
+
+
+def _attention() -> str:
+    """Which attention the host computes with: its own choice, or PyTorch's as on most GPUs."""
+    return os.environ.get("RIVAL_TESTS_ATTENTION", "host's own")
 
 
 def _is_ours(item) -> bool:
