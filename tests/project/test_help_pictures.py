@@ -14,7 +14,9 @@ sys.path[:0] = [str(REPO / "tools")]
 import help_page
 import help_pictures
 import help_scenes
+import positions as drawn
 from comfyui_rival.rival_core.chain.report import Errors
+from comfyui_rival.rival_core.steering.positions import POSITIONS, displacements
 
 NODES = json.loads((REPO / "tests" / "golden" / "nodes.json").read_text(encoding="utf-8"))
 PROMPT = {
@@ -73,3 +75,20 @@ def test_a_run_has_what_its_output_needs_and_no_more():
 def test_figures_are_the_latents_error_and_the_pictures_decibels():
     text = f"latent: {Errors(1.0, 0.00912, 20.0)}\nimage: {Errors(1.0, 0.5, 27.71)}"
     assert help_pictures.figures(text) == "9e-3, 27.7 dB"
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_photo_is_drawn_where_the_pack_puts_it(positions):
+    """By how many rows and columns each token moves; shuffled, by any permutation."""
+    found = [(float(to[0] - at[0]), float(to[1] - at[1])) for at, to in drawn.places(positions)]
+    moved = displacements(positions, (drawn.TOKENS,) * 2, (drawn.TOKENS,) * 2)
+    if positions == "shuffled":
+        there = [to for _, to in drawn.places(positions)]
+        assert sorted(there) == sorted(at for at, _ in drawn.places(positions))
+        assert len(set(found)) > drawn.TOKENS and moved.abs().sum() > 0
+    else:
+        assert set(found) == {(0.0, 0.0) if moved is None else tuple(moved[0].tolist())}
+
+
+def test_every_choice_is_drawn():
+    assert drawn.POSITIONS == POSITIONS and set(drawn.WORDS) == set(POSITIONS)
