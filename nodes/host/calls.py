@@ -1,4 +1,8 @@
-"""Which of a model's attention calls is which: they are counted, one model call at a time."""
+"""Which of a model's attention calls is which: they are counted, one model call at a time.
+
+Newer hosts name the block in some networks, and then the count follows. A node may replace blocks,
+skip them, or attend to something of its own beside them.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,7 @@ class Call:
         self.text = 0 if text is None else text.shape[1]
         self.given = given  # what else the model is given
         self.number = self.made = 0
+        self.block: tuple[str, int] | None = None  # the last that the network named
         self.rotations: dict[tuple, Tensor] = {}
 
     @property
@@ -37,38 +42,61 @@ class Call:
         """How many the image has."""
         return self.grid[0] * self.grid[1]
 
-    def next(self) -> Layer | None:
-        """The attention that is called now, if it is one of the image's."""
+    def next(self, options: dict) -> Layer | None:
+        """The attention that is called now, if it is one of the image's.
+
+        options: the network's. Where they name the block, the count follows it, and what a node's
+        patch of that block attends to beyond the block's own is none of the image's.
+        """
+        block, self.made = block_of(options), self.made + 1
+        own = self.own_of(block)
+        if own is not None and block != self.block:
+            self.follow(block, own)
         number = self.number
+        if own is not None and number not in own:
+            return None
         self.number += 1
-        self.made += 1
         if number >= len(self.is_image):
-            raise RivalError(
-                f"this {self.port.network} makes more attention calls than its kind has: remove "
-                "what another node added to it"
-            )
+            raise RivalError(self.unlike("more attention calls than its kind has"))
         return (("dit", number), 0) if self.is_image[number] else None
 
-    def start_of(self, block: tuple[str, int]) -> int | None:
-        """The number of a block's first attention call."""
+    def follow(self, block: tuple[str, int], own: range) -> None:
+        """A block begins. Those before the first that is named cannot be told, only counted."""
+        if self.block is None and self.number > own.start:
+            raise RivalError(self.unlike("attention calls of other blocks than its kind has"))
+        self.block, self.number = block, own.start
+
+    def end(self) -> None:
+        """RivalError unless the calls were those of this kind of network, as far as can be told."""
+        if self.made > 0 and self.block is None and self.number != len(self.is_image):
+            calls = f"{self.number} of its {len(self.is_image)} attention calls"
+            raise RivalError(self.unlike(calls))
+
+    def unlike(self, made: str) -> str:
+        return (
+            f"this {self.port.network} made {made}: remove what another node added to the model, "
+            "or what skips parts of it"
+        )
+
+    def own_of(self, block: tuple[str, int] | None) -> range | None:
+        """The numbers of a block's attention calls, if it is one of this network's."""
         start = 0
         for name, calls in self.blocks:
-            if name == block:
-                return start
+            if name is not None and name == block:
+                return range(start, start + len(calls))
             start += len(calls)
         return None
 
     def counted(self, block: tuple[str, int], replacement: Callable) -> Callable:
         """Another node's block replacement, after which the count goes on with the next block."""
-        start = self.start_of(block)
-        if start is None:
+        own = self.own_of(block)
+        if own is None:
             return replacement
-        (after,) = (start + len(calls) for name, calls in self.blocks if name == block)
 
         def replaced(*args, **kwargs):
-            self.number = start
+            self.number = own.start
             out = replacement(*args, **kwargs)
-            self.number = after
+            self.number = own.stop
             return out
 
         return replaced
@@ -111,9 +139,11 @@ class Counting:
             counted = {block: call.counted(block, f) for block, f in replaces["dit"].items()}
             options["patches_replace"] = {**replaces, "dit": counted}
         out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        if call.made > 0 and call.number != len(call.is_image):
-            raise RivalError(
-                f"this {self.port.network} made {call.number} of its {len(call.is_image)} "
-                "attention calls: remove what skips parts of the model, or RIVAL Patch Model"
-            )
+        call.end()
         return out
+
+
+def block_of(options: dict) -> tuple[str, int] | None:
+    """The block that a network says it is in, by its name in patches_replace."""
+    kind, number = options.get("block_type"), options.get("block_index")
+    return None if kind is None or number is None else (f"{kind}_block", number)

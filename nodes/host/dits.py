@@ -201,7 +201,7 @@ KREA2 = Joint(
     blocks_of(
         ("txtfusion.layerwise_blocks", None, (OTHER,)),
         ("txtfusion.refiner_blocks", None, (OTHER,)),
-        ("blocks", None, (IMAGE,)),
+        ("blocks", "single_block", (IMAGE,)),
     ),
     after_text,
     lambda network: network.first.out_features,

@@ -1,8 +1,8 @@
 """How DiTs attend: image and text in one attention, whose keys and values are read as they enter.
 
 One function of the host's runs every attention of a model call, and it says nothing of which it
-is. So the calls of one model call are counted, from a wrapper around it; a network makes the same
-ones for the photo and for the rows. Where a node replaces blocks, the count starts anew at each.
+is. So the calls of one model call are counted (calls.py); a network makes the same ones for the
+photo and for the rows.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def attend(hook: Any, before: Callable | None, func: Callable, q, k, v, heads, m
     """The host's attention override: what it calls in place of its own function, for every call."""
     function = func if before is None else partial(before, func)
     options = kwargs["transformer_options"]
-    layer = options[CALL].next()
+    call = options.get(CALL)  # none outside the model's own calls, as in some ControlNets
+    layer = None if call is None else call.next(options)
 
     def attention(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return function(q, k, v, heads, mask, *args, **kwargs)
