@@ -29,7 +29,8 @@ PARTIAL = {
 }
 # Options with a row for each prompt, or image, of a batch, and their least dimensions then.
 WITH_ROWS = {
-    **{"pooled_output": 2, "cross_attn_controlnet": 3},
+    **{"pooled_output": 2, "cross_attn_controlnet": 3, "attention_mask": 2},
+    **{"conditioning_llama3": 4, "conditioning_byt5small": 3},
     **{"concat_latent_image": 4, "concat_image": 4, "concat_mask": 3},
 }
 WHOLE_RANGE = {
@@ -237,10 +238,22 @@ def sampled_as(scaling: Scaling) -> str:
 def same_prompt_shape(name: str, tokens: Tensor, options: dict, model) -> None:
     """Raises unless the model takes a prompt's encoding, and what else it reads beside it."""
     widths = {"text encoding": (tokens.shape[-1], host.text_width(model))}
-    if "unclip_conditioning" not in options:
-        pooled = options.get("pooled_output")
+    pooled = options.get("pooled_output")
+    may_lack = "unclip_conditioning" in options or (pooled is None and host.may_lack_pooled(model))
+    if not may_lack:
         found = pooled.shape[-1] if isinstance(pooled, Tensor) and pooled.ndim == 2 else 0
         widths["pooled text encoding"] = (found, host.pooled_width(model))
+    glyphs, llama = (options.get(f"conditioning_{name}") for name in ("byt5small", "llama3"))
+    if isinstance(glyphs, Tensor):
+        widths["encoding of quoted words"] = (glyphs.shape[-1], host.glyph_width(model))
+    if layers := host.llama_layers(model):
+        found = llama.shape if isinstance(llama, Tensor) and llama.ndim == 4 else (0, 0, 0, 0)
+        widths["llama encoding"] = (found[-1], host.text_width(model))
+        if 0 < found[1] < layers:
+            raise RivalError(
+                f"the chain's {name} has {found[1]} layers of a llama encoding and this model "
+                f"reads {layers}: invert the image with the model that samples"
+            )
     for what, (found, wanted) in widths.items():
         if wanted not in (None, found):
             raise RivalError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 
-import comfy.model_base
 import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
@@ -65,7 +64,12 @@ def port_of(model: ModelPatcher) -> Port:
 
 def is_dit(model: ModelPatcher) -> bool:
     """Whether the network is no UNet: one that was trained as a flow, for its own walk alone."""
-    return port_of(model) is not UNET
+    return is_dit_family(type(model.model.model_config).__name__)
+
+
+def is_dit_family(family: str) -> bool:
+    """Whether the models of a family that is served are such."""
+    return family in FAMILIES and FAMILIES[family].port is not UNET
 
 
 def latent_channels(model: ModelPatcher) -> int:
@@ -94,19 +98,6 @@ def as_its_own(model: ModelPatcher, latent: dict) -> dict:
     known = [name for name in inspect.signature(fix).parameters if name.startswith("downscale_")]
     ratios = {name: latent[name] for name in known if latent.get(name) is not None}
     return {**latent, "samples": fix(model, samples, **ratios)}
-
-
-def text_width(model: ModelPatcher) -> int | None:
-    """The width of the text encoding that the UNet reads; None if it does not say."""
-    return model.model.model_config.unet_config.get("context_dim")
-
-
-def pooled_width(model: ModelPatcher) -> int | None:
-    """The width of the pooled text encoding beside it; None if none is read."""
-    for kind, sizes in ((comfy.model_base.SDXL, 6), (comfy.model_base.SDXLRefiner, 5)):
-        if isinstance(model.model, kind):
-            return model.model.adm_channels - 256 * sizes  # each size is embedded in 256 numbers
-    return None
 
 
 def is_flow(model: ModelPatcher) -> bool:
