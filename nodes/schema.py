@@ -34,10 +34,12 @@ def advanced(widget: io.Input) -> io.Input:
 
 @contextmanager
 def named(node: str) -> Iterator[None]:
-    """Puts the node's display name before the errors raised inside."""
+    """Puts the node's display name before the errors raised inside, unless it is there already."""
     try:
         yield
     except RivalError as error:
+        if f"{error}".startswith(f"{node}: "):
+            raise
         raise RivalError(f"{node}: {error}.") from error
 
 

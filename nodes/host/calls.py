@@ -132,6 +132,11 @@ class Counting:
                  transformer_options={}, **kwargs):
         outer = executor.class_obj.diffusion_model
         network = outer.get_submodule(self.port.find(outer) or "")
+        if kwargs.get("ref_latents") and not self.port.references:
+            raise RivalError(
+                f"the prompt carries reference latents, which a {self.port.network}'s attention "
+                "does not tell from the image: remove ReferenceLatent"
+            )
         call = Call(self.port, self.port.blocks(network), network, x, c_crossattn, kwargs)
         options = {**transformer_options, CALL: call, "original_shape": list(x.shape)}
         replaces = options.get("patches_replace", {})

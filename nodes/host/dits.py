@@ -157,6 +157,7 @@ LUMINA = Joint(
     attrgetter("dim"),
     rotary=by_embedder("rope_embedder"),
     places=lumina_texts,
+    references=False,
 )
 SD3 = Joint("OpenAISignatureMMDITWrapper", sd3_blocks, last, HIDDEN)
 WAN = Joint("WanModel", wan_blocks, alone, attrgetter("dim"), rotary=by_embedder("rope_embedder"))
@@ -227,6 +228,7 @@ OMNIGEN2 = Joint(
     HIDDEN,
     rotary=by_embedder("rope_embedder.rope_embedder"),
     places=lambda call: [call.given["num_tokens"]],
+    references=False,
 )
 KANDINSKY5 = Joint(
     "Kandinsky5",

@@ -37,6 +37,7 @@ class Joint:
     network makes, in order. starts: where among so many keys the image's begin, for all rows or for
     each. width: of its tokens. patch: the latent pixels to a side of a token, or the attribute that
     tells. places: where the text's length puts the image among positions, for all rows or for each.
+    references: whether the image is told from a prompt's reference latents, if the network has any.
     """
 
     network: str
@@ -46,6 +47,7 @@ class Joint:
     patch: str | int = "patch_size"
     rotary: Rotary | None = None
     places: Callable[[Call], list[float]] = lambda call: [0.0]
+    references: bool = True
 
     @property
     def has_positions(self) -> bool:

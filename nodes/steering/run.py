@@ -207,7 +207,8 @@ class Alignment:
         if not isinstance(run, Run):  # this is the exemplar's own call
             return executor(model, conds, x_in, timestep, model_options)
         model_options = run.inject(model, conds, x_in, timestep, model_options)
-        denoised = executor(model, conds, x_in, timestep, model_options)
+        with named(NODE):
+            denoised = executor(model, conds, x_in, timestep, model_options)
         if self.blends:
             run.prediction.saw(conds, denoised)
         return denoised
