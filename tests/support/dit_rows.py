@@ -48,7 +48,9 @@ LAYOUTS = {  # of the miniatures, with heads of 32
 
 
 @torch.no_grad()
-def denoise(model, family: str, rows: Sequence[Row], sigma: float) -> list[Tensor]:
+def denoise(
+    model, family: str, rows: Sequence[Row], sigma: float, **arguments
+) -> list[Tensor]:
     """Each row's denoised estimate, from one call of the bare model."""
     conds = [encode(model, row) for row in rows]
     joined = {key: torch.cat([cond[key] for cond in conds]) if torch.is_tensor(value) else value
@@ -57,7 +59,7 @@ def denoise(model, family: str, rows: Sequence[Row], sigma: float) -> list[Tenso
     attention = Attention(LAYOUTS[family], rows, conds[0]["c_crossattn"].shape[1])
     options = {"optimized_attention_override": attention}
     out = model.model.apply_model(x, x.new_full([len(x)], sigma), transformer_options=options,
-                                  **joined)
+                                  **joined, **arguments)
     assert attention.number == len(attention.layout.calls)
     return list(out.split(1))
 
