@@ -15,9 +15,9 @@ from ..rival_core.errors import RivalError
 from ..rival_core.inversion.fixed_point import SOLVERS, Solver
 from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas
 from . import checks, host
+from .notices import before_inverting
 from .schema import RivalChain, advanced, named, notify, output, schema
 from .steering.handover import Handover, solver_sees
-from .steering.remarks import left_out
 from .values import checked
 
 NODE = "RIVAL Invert"
@@ -178,7 +178,7 @@ class RivalInvert(io.ComfyNode):
                 io.Latent.Output(
                     display_name="noise",
                     tooltip="The chain's end. A core sampler continues from it with no noise "
-                    "added.",
+                    "added; not of a flow model, which takes RIVAL KSampler or RIVAL Noise.",
                 ),
             ],
         )
@@ -209,7 +209,7 @@ class RivalInvert(io.ComfyNode):
             positive, negative = cls.conditioning(model, image, positive, negative)
             walked = "sigmas" if sigmas is not None else cls.walked(model, schedule)
             falling = cls.sigmas(model, steps, walked, sigmas)
-            notices = notify(NODE, cls.notices(model, card.family, latent, image, cfg))
+            notices = notify(NODE, before_inverting(model, latent, image, cfg, falling))
             handover = None
             if features != "live":
                 prompts = (positive, negative)
@@ -271,22 +271,3 @@ class RivalInvert(io.ComfyNode):
         if schedule == "rival":
             return rival_sigmas(host.timesteps_of(model), steps)
         return check_sigmas(host.scheduler_sigmas(model, schedule, steps))
-
-    @classmethod
-    def notices(cls, model, family, latent, image, cfg) -> list[str]:
-        unguided = host.guidance_of(model.model_options) if cfg == 1.0 else []
-        notices = left_out(host.kept_out(model.model_options, model.wrappers), unguided)
-        tokens, native = image[0, 0].numel(), host.FAMILIES[family].area
-        if tokens > 2 * native:
-            notices.append(
-                f"the image has {tokens} latent tokens and {family} was trained at {native}: "
-                "scale it down first, or expect repeated content and slow steps"
-            )
-        if "noise_mask" in latent:
-            notices.append("the latent's noise_mask is not used: the whole image is inverted")
-        if host.is_flow(model):
-            notices.append(
-                "core samplers cannot continue a flow model from the noise output: take RIVAL "
-                "KSampler or RIVAL Noise"
-            )
-        return notices

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..rival_core.errors import RivalError
 from ..rival_core.sampling.partial_noise import DrawnNoise, check_eta
 from . import checks, host
+from .notices import other_guidance
 from .schema import advanced, named, notify, output, schema
 from .start import (
     chain_input,
@@ -160,7 +161,7 @@ class RivalKSampler(io.ComfyNode):
                 fresh = DrawnNoise(seed, draws, tuple(noise.shape[1:]))
                 sampler = cls.partial_noise(model, fresh, eta, eta_start, eta_end)
         unused = hole is None and has_picture(latent) and top >= chain.top
-        notices = notify(NODE, cls.notices(model, chain, hole, unused))
+        notices = notify(NODE, cls.notices(model, chain, positive, hole, unused))
         scale = chain.scaling.end_scale(float(sigmas[-1]))
         samples = host.sample(
             model, noise, cfg, sampler, sigmas, scale, positive, negative, seed, hole
@@ -190,8 +191,9 @@ class RivalKSampler(io.ComfyNode):
         return host.partial_noise_sampler(fresh, stochastic, eta, host.scaling_of(model))
 
     @classmethod
-    def notices(cls, model, chain, hole, unused_picture) -> list[str]:
+    def notices(cls, model, chain, positive, hole, unused_picture) -> list[str]:
         exemplars, notices = exemplars_of(model), checks.same_weights(chain, model)
+        notices += other_guidance(chain, positive)
         if not exemplars:
             notices += ["the model has no RIVAL Patch Model, so nothing of the photo is injected"]
         elif all(e.chain is not chain for e in exemplars):
