@@ -1,1 +1,1 @@
-"""The same algorithms on a diffusers UNet, without a host. The nodes never import it."""
+"""The same algorithms on diffusers' networks, without a host. The nodes never import it."""

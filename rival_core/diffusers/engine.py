@@ -1,37 +1,32 @@
-"""RIVAL on a diffusers UNet: the nodes' chain and the nodes' variations, without ComfyUI.
+"""RIVAL on diffusers' networks: the nodes' chain and the nodes' variations, without ComfyUI.
 
-This and diffusers_model.py are the only modules of the package that know a host. Nothing in the
-package imports them: they are for the demo, the benchmarks and the tests. Latents are in the
-model's own latent space, that is, the VAE's times its scaling_factor.
+The modules of this folder are the only ones of the package that know a host. Nothing in the package
+imports them: they are for the demo, the benchmarks and the tests. Latents are in the model's own
+latent space: the VAE's, less its shift_factor where it has one, times its scaling_factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..chain.chain import Chain
-from ..chain.tokens import Layer, Tokens
 from ..errors import RivalError
 from ..inversion import fixed_point
 from ..inversion.fixed_point import DDIM, Solver, to_d
-from ..inversion.schedule import check_sigmas, rival_sigmas
+from ..inversion.schedule import check_sigmas
 from ..sampling.noise import start_latents
-from ..steering.attention import blended_attention, lengthen
 from ..steering.exemplar import Exemplar
 from ..steering.step import Step, steering
-from .model import Model, Prompt
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+from .model import Prompt
+from .port import Hooks, Network, hooked
 
 
 @torch.no_grad()
 def invert(
-    model: Model,
+    model: Network,
     latent: Tensor,
     positive: Prompt,
     steps: int = 50,
@@ -43,12 +38,12 @@ def invert(
 ) -> Chain:
     """The chain of one clean latent [1, C, H, W], as RIVAL Invert makes it.
 
-    sigmas: falling; in place of the paper's `steps`. Cost: up to S * solver.most_evaluations UNet
-    calls, of two rows if cfg is not 1.
+    sigmas: falling; in place of the model's own `steps`. Cost: up to S * solver.most_evaluations
+    model calls, of two rows if cfg is not 1.
     """
     if latent.ndim != 4 or len(latent) != 1:
         raise RivalError(f"the latent has the shape {list(latent.shape)}: give one image's")
-    falling = rival_sigmas(model.timesteps, steps) if sigmas is None else check_sigmas(sigmas)
+    falling = model.schedule(steps) if sigmas is None else check_sigmas(sigmas)
     rising, prompts = falling.flip(0), by_role(positive, negative, cfg)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -73,7 +68,7 @@ def invert(
 
 @torch.no_grad()
 def sample(
-    model: Model,
+    model: Network,
     chain: Chain,
     exemplars: Sequence[Exemplar],
     positive: Prompt,
@@ -99,7 +94,7 @@ def sample(
 
 @torch.no_grad()
 def sample_euler(
-    model: Model,
+    model: Network,
     x: Tensor,
     sigmas: Tensor,
     positive: Prompt,
@@ -110,8 +105,8 @@ def sample_euler(
 ) -> Tensor:
     """Euler along falling sigmas from any x [B, C, H, W] at the first: DDIM with eta = 0.
 
-    Each step costs one UNet call for the images and one for each chain that acts. What a callback
-    raises ends the run; the UNet is then as it was.
+    Each step costs one model call for the images and one for each chain that acts. What a callback
+    raises ends the run; the model is then as it was.
     """
     for exemplar in exemplars:
         check_chain(model, exemplar.chain)
@@ -130,20 +125,25 @@ def sample_euler(
     return x.cpu()
 
 
-def aligned(model: Model, hooks: Hooks, step: Step, x: Tensor, prompts: dict, cfg: float) -> Tensor:
+def aligned(
+    model: Network, hooks: Hooks, step: Step, x: Tensor, prompts: dict, cfg: float
+) -> Tensor:
     """The images' guided prediction at a step, after the exemplars they read have run."""
     for chain, rows, reads in step.due(prompts):
         x_ex = model.on_device(chain.at(step.sigma))
-        recorder = Recorder(rows)
+        recorder = model.recorder(rows, x_ex)
         with hooks.acting(recorder if reads else None):
             denoised = model.denoise(x_ex, step.sigma, [getattr(chain, row) for row in rows])
         step.keep(chain, x_ex, dict(zip(rows, denoised)), recorder.tokens)
-    with hooks.acting(Injection(step, list(prompts)) if step.steering.readers else None):
+    reading = bool(step.steering.readers)
+    with hooks.acting(model.injection(step, list(prompts), x) if reading else None):
         denoised = guided(model, x, step.sigma, prompts, cfg)
     return step.normalize(x, denoised)
 
 
-def guided(model: Model, x: Tensor, sigma: float, prompts: dict[str, Prompt], cfg: float) -> Tensor:
+def guided(
+    model: Network, x: Tensor, sigma: float, prompts: dict[str, Prompt], cfg: float
+) -> Tensor:
     """Classifier-free guidance, where there is a negative."""
     cond, *uncond = model.denoise(x, sigma, list(prompts.values()))
     return uncond[0] + (cond - uncond[0]) * cfg if uncond else cond
@@ -158,84 +158,6 @@ def by_role(positive: Prompt, negative: Prompt | None, cfg: float) -> dict[str, 
     return {"positive": positive, "negative": negative}
 
 
-def check_chain(model: Model, chain: Chain) -> None:
+def check_chain(model: Network, chain: Chain) -> None:
     if chain.model != model.card:
         raise RivalError("the chain is another model's: invert the image with the one that samples")
-
-
-# --- self-attention ------------------------------------------------------------------------------
-
-
-class Hooks:
-    """What self-attention does for as long as it is hooked: `act` says, if there is one."""
-
-    act: Callable[[Layer, Tensor, Attend], Tensor] | None = None
-
-    @contextmanager
-    def acting(self, act: Callable | None) -> Iterator[None]:
-        self.act = act
-        try:
-            yield
-        finally:
-            self.act = None
-
-
-class Processor:
-    """An attention processor around a layer's own one, which goes on doing the computation."""
-
-    def __init__(self, layer: Layer, own: Any, hooks: Hooks):
-        self.layer, self.own, self.hooks = layer, own, hooks
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
-        if self.hooks.act is None:
-            return self.own(attn, hidden_states, encoder_hidden_states, attention_mask)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            """Attention whose keys and values are both projected from k, which is v."""
-            return self.own(attn, q, encoder_hidden_states=k)
-
-        return self.hooks.act(self.layer, hidden_states, attend)
-
-
-@contextmanager
-def hooked(model: Model) -> Iterator[Hooks]:
-    """Hooks in every self-attention; the UNet's own processors come back however the run ends."""
-    hooks, own = Hooks(), {layer: attn.processor for layer, attn in model.layers.items()}
-    try:
-        for layer, attn in model.layers.items():
-            attn.set_processor(Processor(layer, own[layer], hooks))
-        yield hooks
-    finally:
-        for layer, attn in model.layers.items():
-            attn.set_processor(own[layer])
-
-
-class Recorder:
-    """For the exemplar's own call: keeps what its self-attention reads."""
-
-    def __init__(self, rows: Sequence[str]):
-        self.tokens: dict[str, dict[Layer, Tokens]] = {row: {} for row in rows}
-
-    def __call__(self, layer: Layer, own: Tensor, attend: Attend) -> Tensor:
-        for row, kept in zip(self.tokens, own.split(1)):
-            self.tokens[row][layer] = Tokens(kept, kept)
-        return attend(own, own, own)
-
-
-class Injection:
-    """For the generated rows' call: they read the exemplars' tokens, as the gates say."""
-
-    def __init__(self, step: Step, roles: Sequence[str]):
-        self.step, self.roles = step, roles
-
-    def __call__(self, layer: Layer, own: Tensor, attend: Attend) -> Tensor:
-        steering = self.step.steering.at(layer)
-        if not steering.readers:
-            return attend(own, own, own)
-        strength, replace = steering.attention_strength, steering.replace
-        chunks = [self.step.read(layer, role).context for role in self.roles]
-        longer = lengthen(own, chunks, len(own) // len(chunks), replace and strength >= 1)
-        if strength >= 1:
-            return attend(own, longer, longer)
-        length = chunks[0].shape[1]
-        return blended_attention(attend, own, longer, longer, length, replace, strength)

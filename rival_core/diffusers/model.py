@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from ..chain.chain import ModelCard
+from ..chain.tokens import Layer
 from ..errors import RivalError
 from ..inversion.scaling import Scaling
-from ..inversion.schedule import TableTimesteps
-from ..steering.step import Layer
+from ..inversion.schedule import TableTimesteps, rival_sigmas
+from ..steering.step import Step
+from .port import Hooks
+from .self_attention import Injection, Processor, Recorder
 
 if TYPE_CHECKING:  # imported where it is needed, since only this file's users have it
     from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -54,6 +57,10 @@ class Model:
         channels = f"{unet.config.in_channels} channels"
         self.card = ModelCard(f"diffusers {type(unet).__name__}", channels, tuple(widths))
 
+    def schedule(self, steps: int) -> Tensor:
+        """The paper's."""
+        return rival_sigmas(self.timesteps, steps)
+
     def on_device(self, x: Tensor) -> Tensor:
         return x.to(self.unet.device, torch.float32)
 
@@ -90,6 +97,15 @@ class Model:
         sizes = torch.tensor([[height, width, 0, 0, height, width]]) * PIXELS
         sizes = [sizes if p.time_ids is None else p.time_ids for p in prompts]
         return tokens, {"text_embeds": stack([p.pooled for p in prompts]), "time_ids": stack(sizes)}
+
+    def processor(self, layer: Layer, own: Any, hooks: Hooks) -> Processor:
+        return Processor(layer, own, hooks)
+
+    def recorder(self, rows: Sequence[str], x: Tensor) -> Recorder:
+        return Recorder(rows)
+
+    def injection(self, step: Step, roles: Sequence[str], x: Tensor) -> Injection:
+        return Injection(step, roles)
 
 
 def self_attentions(unet: Any) -> dict[Layer, Any]:
