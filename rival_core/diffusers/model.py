@@ -35,8 +35,9 @@ class Prompt:
     """What CONDITIONING is to the nodes: one text, encoded."""
 
     tokens: Tensor  # [1, L, D]
-    pooled: Tensor | None = None  # [1, P], SDXL only
+    pooled: Tensor | None = None  # [1, P], SDXL and Flux only
     time_ids: Tensor | None = None  # [1, 6], SDXL only; by default the image's own size, no crop
+    guidance: float = 3.5  # where the model embeds one, as Flux dev does
 
 
 class Model:

@@ -49,6 +49,7 @@ RUN = {
     "rival_core/chain/file.py": "what a file holds",
     "rival_core/chain/conditioning.py": "what a file holds",
     "rival_core/diffusers/engine.py": "the other engine, which has no queue",
+    "rival_core/diffusers/flow.py": "the other engine, which has no queue",
     "rival_core/diffusers/model.py": "the other engine, which has no queue",
     "rival_core/steering/exemplar.py choose_layers": "the model's layers",
     "rival_core/chain/features.py choose_place": "the memory there is",

@@ -43,3 +43,34 @@ EMPTY, NEGATIVE, CAPTION = prompt(1), prompt(2), prompt(3)
 
 def relative(a, b) -> float:
     return float((a - b).norm() / b.norm())
+
+
+WIDTH = 32  # of a token of Flux's text, and of the pooled text
+SCHEDULER = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)  # Flux dev's
+
+
+def build_flux(**changes):
+    """A seeded Flux transformer whose velocity for unit noise has a deviation near 1."""
+    config = {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 32,
+        "num_attention_heads": 2,
+        "joint_attention_dim": WIDTH,
+        "pooled_projection_dim": WIDTH,
+        "guidance_embeds": True,
+        "axes_dims_rope": (8, 12, 12),
+    }
+    flux = diffusers.FluxTransformer2DModel(**{**config, **changes}).eval().requires_grad_(False)
+    seeded.fill(flux, 0)
+    for name, weight in flux.state_dict().items():  # sharper attention than random weights have
+        weight.mul_(2.0 if name.endswith(("norm_k.weight", "norm_added_k.weight")) else 1.0)
+    seeded.normalize_output(flux.proj_out, 1.4)
+    return flux
+
+
+def flux_prompt(seed: int, tokens: int = 6, **more) -> Prompt:
+    generator = torch.Generator().manual_seed(seed)
+    text, pooled = (torch.randn(*n, WIDTH, generator=generator) for n in ((1, tokens), (1,)))
+    return Prompt(text, pooled, **more)
