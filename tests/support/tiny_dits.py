@@ -46,12 +46,16 @@ def available() -> tuple[str, ...]:
                  if hasattr(comfy.supported_models, family.config))
 
 
-def build(family: str, seed: int = 0):
-    """A fresh ModelPatcher of one of FAMILIES; AttributeError where the host has no such class."""
+def build(family: str, seed: int = 0, **changes):
+    """A fresh ModelPatcher of one of FAMILIES; AttributeError where the host has no such class.
+
+    changes: to what detection would find.
+    """
     import comfy.model_patcher
     import comfy.supported_models
 
     row = _FAMILIES[family]
+    row = row._replace(network={**row.network, **changes})
     network = _known(row)
     config = getattr(comfy.supported_models, row.config)(network)
     config.unet_config.update(network)  # the family's own widths went before ours
