@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...rival_core.chain.tokens import Layer
 from ...rival_core.errors import RivalError
+from .apart import EXPECTED
 from .positions import Target
 
 CALL = "rival_call"
@@ -123,10 +125,13 @@ class Call:
 
 
 class Counting:
-    """A wrapper around model calls, in which their attention calls are counted."""
+    """A wrapper around model calls, in which their attention calls are counted.
 
-    def __init__(self, port: Any):
-        self.port = port
+    unread: is told of a call that made none, though the host's own step caches skipped nothing.
+    """
+
+    def __init__(self, port: Any, unread: Callable[[], None]):
+        self.port, self.unread = port, unread
 
     def __call__(self, executor, x, t, c_concat=None, c_crossattn=None, control=None,
                  transformer_options={}, **kwargs):
@@ -145,6 +150,9 @@ class Counting:
             options["patches_replace"] = {**replaces, "dit": counted}
         out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         call.end()
+        around_network = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
+        if not call.made and not EXPECTED & around_network.keys():
+            self.unread()
         return out
 
 

@@ -77,18 +77,22 @@ class Joint:
 
     def recording(self, model_options: dict, recorder: Any) -> dict:
         """The options of a call whose self-attention a recorder takes down."""
-        return self.hooked(model_options, Recording(recorder))
+        return self.hooked(model_options, Recording(recorder), recorder.unread)
 
     def lending(self, model_options: dict, reader: Any, device: torch.device) -> dict:
         """The options of a call whose rows read the photo as a reader says."""
         around = [] if reader.watch is None else [reader.watch]
         faster = for_longer_keys(model_options, device)
-        return self.hooked(with_hooks(model_options, **faster), Lending(reader), around)
+        faster = with_hooks(model_options, **faster)
+        return self.hooked(faster, Lending(reader), reader.unread, around)
 
-    def hooked(self, model_options: dict, hook: Any, around: Sequence = ()) -> dict:
+    def hooked(
+        self, model_options: dict, hook: Any, unread: Callable, around: Sequence = ()
+    ) -> dict:
         before = model_options["transformer_options"].get(OVERRIDE)
         override = {OVERRIDE: partial(attend, hook, before)}
-        return with_hooks(model_options, around_apply_model=[*around, Counting(self)], **override)
+        around = [*around, Counting(self, unread)]
+        return with_hooks(model_options, around_apply_model=around, **override)
 
     def taken(self, model_options: dict) -> set[tuple]:
         """None: whatever another node puts into a block, its attention is this one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,10 +18,18 @@ from .remarks import NODE
 class Reader:
     """What the rows of a step's calls read, as the model's own port asks for it.
 
-    watch: of the calls, where it is needed to tell their rows.
+    watch: of the calls, where it is needed to tell their rows. unread: is told of a call in which
+    no attention was seen.
     """
 
-    def __init__(self, step: Step, roles: dict[Any, str], watch: CallWatch | None = None):
+    def __init__(
+        self,
+        step: Step,
+        roles: dict[Any, str],
+        watch: CallWatch | None = None,
+        unread: Callable[[], None] = lambda: None,
+    ):
+        self.unread = unread
         self.step = step
         self.roles = roles
         self.watch = watch

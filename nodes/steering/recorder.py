@@ -25,6 +25,9 @@ class Recorder:
         self.stops = stops
         self.tokens: dict[str, dict[Layer, Tokens]] = {role: {} for role in roles.values()}
 
+    def unread(self) -> None:
+        """A call in which no attention was seen; Step.read says which layers are missed."""
+
     def wants(self, layer: Layer) -> bool:
         return layer in self.layers
 

@@ -41,6 +41,13 @@ class Remarks:
                 "read the exemplar.",
             )
 
+    def of_unread_call(self) -> None:
+        self.say(
+            "unread",
+            "another node skips all blocks of some model calls, or computes their attention in "
+            "place of RIVAL, so the photo is not read there.",
+        )
+
     def of_start(self, exemplars: Sequence[Exemplar], x: Tensor, sigma: float) -> None:
         """x: [B, C, h, w], before its first prediction with the photo's statistics.
 

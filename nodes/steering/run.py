@@ -82,7 +82,8 @@ class Run:
             return model_options
         self.remarks.of_other_attention(self.port.taken(model_options))
         watch = CallWatch(roles, conds, x, self.prediction.x, step.steering)
-        reader = Reader(step, roles, watch if watch.is_needed else None)
+        watch = watch if watch.is_needed else None
+        reader = Reader(step, roles, watch, self.remarks.of_unread_call)
         return self.port.lending(model_options, reader, x.device)
 
     def run_exemplars(self, step, model, present, x, sigma, model_options) -> None:
