@@ -5,14 +5,22 @@ from __future__ import annotations
 import pytest
 import workflow
 from browsing import opened
-from serving import PACK_NAME, WORKFLOWS, pictures
-from templates import load, quick
+from serving import LOADERS, PACK_NAME, WORKFLOWS, files_of, pictures
+from templates import VARIATION, lacking, load, quick
 
 
 @pytest.fixture(scope="module", params=WORKFLOWS, ids=lambda path: path.stem)
 def path(request):
     """Of the module's scope, so that the tests of one workflow run next to each other."""
     return request.param
+
+
+@pytest.fixture
+def served(path, object_info):
+    """The workflow, if this host has what it needs."""
+    if missing := lacking(load(path), object_info):
+        pytest.skip(f"this ComfyUI has no {', '.join(missing)}")
+    return path
 
 
 def quick_prompt(path, object_info) -> dict:
@@ -43,9 +51,23 @@ def test_workflow_tells_what_to_change(path):
     assert workflow.NOTES & {node["type"] for node in load(path)["nodes"]}
 
 
+def test_workflow_says_where_its_models_are(path):
+    """Of models in several files, and wherever it says so: the browser offers what is missing."""
+    for node in load(path)["nodes"]:
+        models = node["properties"].get("models", [])
+        folder = LOADERS.get(node["type"])
+        if models or folder in ("diffusion_models", "text_encoders", "vae"):
+            named = [file.name for file in files_of({"nodes": [node]})]
+            assert [model["name"] for model in models] == named
+            assert {model["directory"] for model in models} == {folder}
+            for model in models:
+                assert model["url"].startswith("https://huggingface.co/")
+                assert model["url"].endswith(f"/{model['name']}")
+
+
 @pytest.mark.host
-def test_workflow_fits_the_registered_nodes(path, object_info):
-    assert workflow.problems(load(path), object_info) == []
+def test_workflow_fits_the_registered_nodes(served, object_info):
+    assert workflow.problems(load(served), object_info) == []
 
 
 @pytest.mark.host
@@ -59,7 +81,7 @@ def test_workflow_stores_every_widget_of_our_nodes(path, object_info):
 
 
 @pytest.mark.host
-def test_workflow_runs(path, server, object_info):
+def test_workflow_runs(path, served, server, object_info):
     prompt = quick_prompt(path, object_info)
     outcome = server.run(prompt)
     savers = workflow.find(prompt, "SaveImage")
@@ -78,7 +100,7 @@ def editor(browser, server, host):
 
 
 @pytest.mark.host
-def test_template_runs_in_the_browser(path, editor, object_info):
+def test_template_runs_in_the_browser(path, served, editor, object_info):
     """Opened from the browser's own dialog; it sends what runs headless, so all is cached."""
     editor.open_template(PACK_NAME, path.stem)
     assert editor.missing_nodes() == []
@@ -95,6 +117,25 @@ def declared(node: dict, object_info) -> dict:
     """A browser's inputs of a node, less those that only the frontend knows (Preview Any's)."""
     known = {i.name for i in workflow.inputs_of(object_info[node["class_type"]])}
     return {name: value for name, value in node["inputs"].items() if name in known}
+
+
+@pytest.mark.host
+def test_a_workflow_older_than_a_widget_has_its_default(editor, server, object_info):
+    """Saved before RIVAL Patch Model had *positions*: in the browser, and run, it is today's."""
+    today, older = load(VARIATION), load(VARIATION)
+    (patch,) = (node for node in older["nodes"] if node["type"] == "RivalPatchModel")
+    assert patch["widgets_values"].pop() == "beside"
+    assert workflow.problems(older, object_info) == []
+    editor.load(older)
+    assert editor.widgets("RivalPatchModel")["positions"] == "beside"
+    sent, prompts = editor.prompt(), [workflow.to_prompt(w, object_info) for w in (today, older)]
+    key = str(patch["id"])
+    assert sent[key]["inputs"] == prompts[0][key]["inputs"] == prompts[1][key]["inputs"]
+    for prompt in prompts:
+        for node in prompt.values():
+            node["inputs"] |= quick(node)
+    server.run(prompts[0])
+    assert server.run(prompts[1]).started == []  # all is cached, so it is the same run
 
 
 def assert_only_the_middle_differs(images):

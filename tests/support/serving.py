@@ -22,14 +22,29 @@ WORKFLOWS = sorted((REPO / "example_workflows").glob("*.json"))
 PACK_NAME = "ComfyUI-RIVAL"
 CHECKPOINT, CHECKPOINT_XL = "standin.safetensors", "standin_xl.safetensors"
 LORA = CONTROLNET = "standin.safetensors"
-LOADERS = {  # nodes whose first widget names a file, and the folder that it lies in
+LOADERS = {  # nodes whose first widgets name files, and the folder that these lie in
     "CheckpointLoaderSimple": "checkpoints",
     "LoraLoader": "loras",
     "LoraLoaderModelOnly": "loras",
     "CreateHookLora": "loras",
     "CreateHookLoraModelOnly": "loras",
     "ControlNetLoader": "controlnet",
+    "UNETLoader": "diffusion_models",
+    "CLIPLoader": "text_encoders",
+    "DualCLIPLoader": "text_encoders",
+    "VAELoader": "vae",
 }
+NAMED = {"DualCLIPLoader": 2}  # how many files, if not one
+STAND_INS = REPO / "tests" / "support" / "standins"  # a custom node folder: what takes the marks
+# By how a file's name begins: the miniature, or the VAE's channels and frames, in its place.
+MARKS = {
+    "checkpoints": {"sd3": "sd35m"},
+    "diffusion_models": {
+        "z_image": "zimage", "flux1": "flux", "flux2": "flux2", "qwen_image": "qwen", "wan": "wan",
+    },
+    "vae": {"ae": "16x0", "flux2": "128x0", "qwen_image": "16x1", "wan": "16x1"},
+    "text_encoders": {"": "text"},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +61,12 @@ def server(host, server_folder) -> Iterator[comfy_process.Client]:
     python = Path(sys.executable)
     comfy_process.prepare(server_folder, PACK_NAME)
     for file in model_files():
-        place(standin.cached(python, host, family_of(file)), server_folder / "models" / file)
+        target = server_folder / "models" / file
+        if mark := mark_of(file):
+            marked(target, mark)
+        else:
+            place(standin.cached(python, host, family_of(file)), target)
+    place(STAND_INS, server_folder / "custom_nodes" / STAND_INS.name)
     paint_a_hole(host.path / "input" / "example.png", server_folder / "input" / "example.png")
     quick = ["--force-fp32"]  # else a CPU casts the weights of float16 files at every call
     pages = frontend.static_files(python, host) if frontend.find_browser() else None
@@ -78,13 +98,34 @@ def model_files() -> set[Path]:
         *(Path("checkpoints", name) for name in (CHECKPOINT, CHECKPOINT_XL)),
         Path("loras", LORA),
         Path("controlnet", CONTROLNET),
-        *(
-            Path(LOADERS[node["type"]], node["widgets_values"][0])
-            for path in WORKFLOWS
-            for node in json.loads(path.read_text("utf-8"))["nodes"]
-            if node["type"] in LOADERS
-        ),
+        *(file for path in WORKFLOWS for file in files_of(json.loads(path.read_text("utf-8")))),
     }
+
+
+def files_of(workflow: dict) -> list[Path]:
+    """The files, below models/, that a workflow's loaders name."""
+    return [
+        Path(LOADERS[node["type"]], name)
+        for node in workflow["nodes"]
+        if node["type"] in LOADERS
+        for name in node["widgets_values"][: NAMED.get(node["type"], 1)]
+    ]
+
+
+def mark_of(file: Path) -> str | None:
+    """What a file of a model too large for tests is marked as; None for those with a stand-in."""
+    marks = MARKS.get(file.parts[0], {})
+    fitting = [start for start in marks if file.name.startswith(start)]
+    return marks[max(fitting, key=len)] if fitting else None
+
+
+def marked(path: Path, mark: str) -> None:
+    """A file that standins/ takes for one of its miniatures."""
+    import torch
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"standin.{mark}": torch.zeros(1)}, path)
 
 
 def family_of(file: Path) -> str:

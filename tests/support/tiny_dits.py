@@ -51,11 +51,15 @@ def build(family: str, seed: int = 0, **changes):
 
     changes: to what detection would find.
     """
+    row = _FAMILIES[family]
+    return made(row._replace(network={**row.network, **changes}), seed)
+
+
+def made(row: Family, seed: int = 0):
+    """The same of a row of one's own."""
     import comfy.model_patcher
     import comfy.supported_models
 
-    row = _FAMILIES[family]
-    row = row._replace(network={**row.network, **changes})
     network = _known(row)
     config = getattr(comfy.supported_models, row.config)(network)
     config.unet_config.update(network)  # the family's own widths went before ours
@@ -69,14 +73,23 @@ def build(family: str, seed: int = 0, **changes):
     patcher = comfy.model_patcher.ModelPatcher(
         model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
     last = model.diffusion_model.get_submodule(row.last)
-    seeded.normalize_output(last, velocity(patcher).std().item())
+    seeded.normalize_output(last, velocity(patcher, prompt=prompt(row)).std().item())
     return patcher
 
 
 def conditioning(model, seed: int = 0, tokens: int = 24) -> list:
     """A random prompt as the family's text encoder would give it: a CONDITIONING of one entry."""
+    return prompt(_row(model), seed, tokens)
+
+
+def prompt_of(family: str, seed: int = 0, tokens: int = 24) -> list:
+    """The same, where there is no model yet."""
+    return prompt(_FAMILIES[family], seed, tokens)
+
+
+def prompt(row: Family, seed: int = 0, tokens: int = 24) -> list:
+    """The same of a row of one's own."""
     generator = torch.Generator().manual_seed(seed)
-    row = _row(model)
     text = torch.randn(1, tokens, row.text, generator=generator)
     return [[text, {key: _EXTRAS[key](generator, tokens) for key in row.prompt}]]
 
