@@ -18,10 +18,12 @@ FLOORS = {
         {"diffusers"},
     ],
     "nodes": [
-        {"host"}, {"schema"}, {"steering", "pictures"}, {"checks", "foreign", "notices", "start", "values"},
+        {"host"}, {"schema"}, {"steering", "pictures"},
+        {"checks", "foreign", "notices", "start", "values"},
     ],
 }  # fmt: skip
-SHARED = {"checks", "foreign", "notices", "start", "values"}  # the modules of one floor that know each other
+# The modules of one floor that know each other.
+SHARED = {"checks", "foreign", "notices", "start", "values"}
 LIBRARIES = {"torch", "einops"}
 COMFY = {
     *("comfy", "comfy_extras", "comfy_execution", "execution", "folder_paths", "latent_preview"),
