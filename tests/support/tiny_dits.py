@@ -82,9 +82,10 @@ def conditioning(model, seed: int = 0, tokens: int = 24) -> list:
     return prompt(_row(model), seed, tokens)
 
 
-def prompt_of(family: str, seed: int = 0, tokens: int = 24) -> list:
-    """The same, where there is no model yet."""
-    return prompt(_FAMILIES[family], seed, tokens)
+def prompt_of(family: str, seed: int, tokens: int, width: int | None = None) -> list:
+    """The same, where there is no model yet. width: of a token, if not the family's."""
+    row = _FAMILIES[family]
+    return prompt(row._replace(text=width or row.text), seed, tokens)
 
 
 def prompt(row: Family, seed: int = 0, tokens: int = 24) -> list:

@@ -42,17 +42,20 @@ def mark_of(path: str) -> str | None:
 
 
 class Text:
-    """A text encoder: a text's tokens are random, the same for the same text."""
+    """A text encoder: a text's tokens are random, the same for the same text.
 
-    def __init__(self, family: str):
-        self.family = family
+    width: of a token, if not the miniature's.
+    """
+
+    def __init__(self, family: str, width: int | None = None):
+        self.family, self.width = family, width
 
     def tokenize(self, text: str) -> str:
         return text
 
     def encode_from_tokens_scheduled(self, text: str) -> list:
         seed = zlib.crc32(text.encode())
-        ((tokens, options),) = tiny_dits.prompt_of(self.family, seed, TOKENS)
+        ((tokens, options),) = tiny_dits.prompt_of(self.family, seed, TOKENS, self.width)
         options.pop("guidance", None)  # a node's to say
         return [[tokens, options]]
 
@@ -103,7 +106,8 @@ def instead_of(name: str, given: str, stand_in) -> None:
 
 def text_of(mark: str, arguments: dict) -> Text:
     """By the type that the loader is told: of a wrong one the model cannot make sense."""
-    return Text(FAMILIES[arguments["clip_type"].name])
+    width = mark.removeprefix("text")
+    return Text(FAMILIES[arguments["clip_type"].name], int(width) if width else None)
 
 
 def checkpoint_of(mark: str, arguments: dict) -> tuple:
