@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dit_files
 import graph
 import pytest
@@ -36,11 +38,10 @@ def loaded(request) -> Loaded:
 
     if request.param not in dit_files.available():
         pytest.skip("this ComfyUI knows the family at its full width alone")
-    from pathlib import Path
-
     folder = Path(folder_paths.get_folder_paths("diffusion_models")[0])
     tensors = dit_files.write(folder / f"tiny_{request.param}.safetensors", request.param)
     (model,) = nodes.UNETLoader().load_unet(f"tiny_{request.param}.safetensors", "default")
+    model.model.requires_grad_(False)  # hosts run whole prompts without gradients
     return Loaded(request.param, model, tensors)
 
 
