@@ -249,7 +249,7 @@ def test_only_the_last_evaluation_of_one_step_is_held(monkeypatch):
 
 @pytest.mark.parametrize("inputs, sentence", [
     ({"solver": "ddim"}, "features is 'cached', and the solver ddim never sees .*anderson"),
-    ({"solver": "uni_inv"}, "the solver uni_inv never sees .*anderson"),
+    ({"solver": "uni_inv"}, "features is 'cached', and the solver uni_inv never .*anderson"),
     ({"features": "disk"}, "features is 'disk': choose one of live, cached, cached_int8"),
 ])  # fmt: skip
 def test_bad_input(inputs, sentence):

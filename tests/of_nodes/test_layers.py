@@ -98,14 +98,16 @@ def test_bad_input(setup):
 
 
 def test_fractional_strength_blends_in_its_layers_only(setup):
-    from comfyui_rival.nodes.steering import run as alignment
+    from comfyui_rival.nodes.host.unet import Lending
+    from comfyui_rival.nodes.steering.reader import Reader
+    from comfyui_rival.rival_core.steering.step import Step
 
     chain = setup["chains"][0]
     coarse = choose_layers(chain.model, "coarse")
-    step = alignment.Step(1.0, steering([Exemplar(chain, Gates(), 0.5, coarse)], 500))
+    step = Step(1.0, steering([Exemplar(chain, Gates(), 0.5, coarse)], 500))
     step.tokens[id(chain), "positive"] = {
         (block, depth): None for block, depth, _ in chain.model.layers}
-    replaced = alignment.Injection(step, {}, ()).replaces()
+    replaced = Lending(Reader(step, {}), set()).replaces()
     assert set(replaced) == {(*block, depth) for block, depth in coarse}
     assert torch.isfinite(
         sample(setup, graph.patch(setup["model"], chain, layers="coarse", strength=0.5))).all()
