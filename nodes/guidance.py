@@ -79,6 +79,15 @@ def words_can_be_found(words: str, chain: Any, clip: Any) -> None:
         )
 
 
+def words_are_apart(names: list[str], model: Any) -> None:
+    """RivalError unless the model's text attends apart, where each word can be looked for."""
+    if not host.port_of(model).has_words:
+        raise RivalError(
+            f"the words {names} cannot be found in this model's attention, in which text and image "
+            "are one: give a mask, and clear the words"
+        )
+
+
 def photo_is_there(keep_photo: bool, chain: Any) -> None:
     if keep_photo and chain is None:
         raise RivalError("keep_photo needs the photo: connect its chain, or switch it off")
@@ -157,8 +166,9 @@ class RivalBlendedGuidance(io.ComfyNode):
     ) -> io.NodeOutput:
         with named(NODE):
             cls.check(model, mask, chain)
-            notices = []
-            if names := split(words):
+            notices, names = [], split(words)
+            if names:
+                words_are_apart(names, model)
                 positions = find_words(clip, prompt, names)
                 if not host.same_encoding(clip, prompt, chain.positive):
                     notices = notify(NODE, ["the prompt is not the text that the chain was "

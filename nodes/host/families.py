@@ -21,6 +21,7 @@ class Port(Protocol):
 
     network: str  # what users call it
     has_positions: bool  # that lent keys can be moved among
+    has_words: bool  # that attend to the image in calls of their own, which tell where each is
 
     def find(self, network: torch.nn.Module) -> str | None: ...
 

@@ -25,7 +25,7 @@ from ...rival_core.steering.joint import (
 )
 from .calls import CALL, Block, Call, Counting
 from .hooks import with_hooks
-from .kernels import OVERRIDE, for_longer_keys, untraced
+from .kernels import OVERRIDE, explained_kernel, for_longer_keys, untraced
 from .positions import Rotary
 
 
@@ -48,6 +48,7 @@ class Joint:
     rotary: Rotary | None = None
     places: Callable[[Call], list[float]] = lambda call: [0.0]
     references: bool = True
+    has_words = False
 
     @property
     def has_positions(self) -> bool:
@@ -109,7 +110,8 @@ def attend(hook: Any, before: Callable | None, func: Callable, q, k, v, heads, m
     layer = None if call is None else call.next(options)
 
     def attention(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return function(q, k, v, heads, mask, *args, **kwargs)
+        with explained_kernel(before, q, k):
+            return function(q, k, v, heads, mask, *args, **kwargs)
 
     if layer is None:
         return attention(k, v, mask)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from comfy.ldm.modules.attention import (
     optimized_attention,
 )
 from torch import Tensor
+
+from ...rival_core.errors import RivalError
+from .apart import is_out_of_memory, name_of
 
 OVERRIDE = "optimized_attention_override"
 
@@ -49,6 +53,22 @@ def read_longer_keys(default: Callable, q: Tensor, k: Tensor, *rest, **kwargs) -
     """PyTorch's attention where there are more keys than queries, else the host's default."""
     function = attention_pytorch if k.shape[-2] > q.shape[-2] else default
     return function(q, k, *rest, **kwargs)
+
+
+@contextmanager
+def explained_kernel(override: Callable | None, q: Tensor, k: Tensor) -> Iterator[None]:
+    """Says of an attention of another node that fails beside a photo what it was asked for."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        theirs = override is not None and override is not read_longer_keys
+        if not theirs or isinstance(error, RivalError) or is_out_of_memory(error):
+            raise
+        reason = f"{error}".partition("\n")[0][:120] or type(error).__name__
+        raise RivalError(
+            f"the attention function {name_of(override)} that another node chose fails on "
+            f"{q.shape[-2]} queries and {k.shape[-2]} keys ({reason}): remove that node"
+        ) from error
 
 
 # For hooks with a state of their own: torch.compile would trace them anew whenever it has changed.

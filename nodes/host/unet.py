@@ -21,6 +21,7 @@ class UNet:
 
     network = "UNet"
     has_positions = False
+    has_words = True
 
     def find(self, network: torch.nn.Module) -> str | None:
         """Where in a network the UNet is, "" if it is one itself; None if there is not just one.
