@@ -219,13 +219,28 @@ class Named(torch.nn.Module):
         return super().__getattr__(name) if name == "inner" else getattr(self.inner, name)
 
 
-@pytest.mark.parametrize("family", ["flux", "wan"])
-def test_a_network_in_a_module_of_another_node(family):
-    chain = dits.chain_of(family)
-    expected = dits.sample(family, chain, {})
-    model = dits.model_of(family).clone()
+def in_a_module(model):
+    model = model.clone()
     model.add_object_patch("diffusion_model", Named(model.get_model_object("diffusion_model")))
-    assert torch.equal(dits.sample(family, chain, {}, model=model), expected)
+    return model
+
+
+def compiled(model):
+    """torch.compile's module is there, and runs what is in it: compiling takes half a minute."""
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    return run_node(TorchCompileModel, model, backend="inductor")[0]
+
+
+@pytest.mark.parametrize("wrapped", [in_a_module, compiled])
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_a_network_in_a_module_of_another_node(family, wrapped):
+    chain, base = dits.chain_of(family), dits.model_of(family)
+    expected = dits.sample(family, chain, {})
+    with torch.compiler.set_stance("force_eager"):
+        before = dits.sample(family, chain, {}, model=wrapped(base))
+        after = dits.sample(family, chain, model=wrapped(dits.patched(family, (chain, {}))))
+    assert torch.equal(before, expected) and torch.equal(after, expected)
     assert torch.equal(dits.sample(family, chain, {}), expected)
 
 
