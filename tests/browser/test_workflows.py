@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import workflow
 from browsing import opened
-from serving import LOADERS, PACK_NAME, WORKFLOWS, files_of, pictures
+from serving import LOADERS, PACK_NAME, WORKFLOWS, files_of, mark_of, pictures
 from templates import VARIATION, lacking, load, quick
+from text_types import FAMILIES as TEXTS
 
 
 @pytest.fixture(scope="module", params=WORKFLOWS, ids=lambda path: path.stem)
@@ -63,6 +64,15 @@ def test_workflow_says_where_its_models_are(path):
             for model in models:
                 assert model["url"].startswith("https://huggingface.co/")
                 assert model["url"].endswith(f"/{model['name']}")
+
+
+def test_workflow_encodes_text_as_its_model_reads_it(path):
+    """The type of its text loader, which comes after the files' names, is the model's family."""
+    for node in (nodes := load(path)["nodes"]):
+        if LOADERS.get(node["type"]) == "text_encoders":
+            (model,) = (n for n in nodes if n["type"] == "UNETLoader")
+            (file,) = files_of({"nodes": [model]})
+            assert TEXTS[node["widgets_values"][-2]] == mark_of(file)
 
 
 @pytest.mark.host

@@ -22,15 +22,12 @@ SUPPORT = Path(__file__).resolve().parents[1]
 sys.path += [str(SUPPORT), str(SUPPORT.parents[1] / "harness")]
 
 import tiny_dits
+from text_types import FAMILIES
 
 NODE_CLASS_MAPPINGS: dict = {}
 MARK = "standin."
 TOKENS = 24  # of a text
 GAIN = 3.0  # colours in -1..1 become latents of deviation about 1
-FAMILIES = {  # what text a type of the host's loaders makes
-    "FLUX": "flux", "FLUX2": "flux2", "LUMINA2": "zimage", "QWEN_IMAGE": "qwen", "WAN": "wan",
-    "SD3": "sd35m",
-}  # fmt: skip
 SIDES = {16: 8, 128: 16, 4: 8}  # pixels to a side of one of so many channels
 
 
@@ -107,7 +104,7 @@ def instead_of(name: str, given: str, stand_in) -> None:
 def text_of(mark: str, arguments: dict) -> Text:
     """By the type that the loader is told: of a wrong one the model cannot make sense."""
     width = mark.removeprefix("text")
-    return Text(FAMILIES[arguments["clip_type"].name], int(width) if width else None)
+    return Text(FAMILIES[arguments["clip_type"].name.lower()], int(width) if width else None)
 
 
 def checkpoint_of(mark: str, arguments: dict) -> tuple:
