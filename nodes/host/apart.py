@@ -27,6 +27,8 @@ WINDOWS = "context_handler"
 GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
 COMPILED, OURS = "torch.compile", "rival"
 HARMLESS = {COMPILED, OURS}
+# Patches by which a node brings an image along that belongs to the new one: a control, a reference.
+OF_IMAGES = {"double_block", "single_block", "noise_refiner", "post_input"}
 # Core's, which need no remark: that the photo goes without them is what everybody expects.
 EXPECTED = {"easycache", "lazycache"}
 
@@ -76,10 +78,12 @@ def without(wrappers: dict[str, dict]) -> dict[str, dict]:
 
 
 def apart(model_options: dict) -> dict:
-    """The options of a call that no other node's wrapper is around."""
+    """The options of a call that no other node's wrapper is around, nor an image in its blocks."""
     options = {k: v for k, v in model_options.items() if k not in (*FUNCTIONS, WINDOWS)}
     inner = options["transformer_options"]
     inner = {**inner, "wrappers": without(inner.get("wrappers", {}))}
+    if OF_IMAGES & inner.get("patches", {}).keys():  # others of such a node count on these
+        inner["patches"] = {}
     return {**options, "transformer_options": inner}
 
 
