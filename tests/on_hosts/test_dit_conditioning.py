@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dit_rows
 import dits
+import graph
 import pytest
 import tiny_dits
 import torch
@@ -182,6 +183,36 @@ def test_control_reaches_the_rows_alone(family, mode):
     *_, expected = dit_rows.denoise(dits.model_of(family), family, rows, SIGMA, control=of_both)
     assert relative(found, (x - expected) / SIGMA) < 1e-5
     assert relative(found, dits.velocity(model, x, dits.prompt(family, 3))) > 1e-2
+
+
+def test_control_of_a_model_patch_reaches_the_rows_alone(monkeypatch):
+    """Qwen-Image's and Z-Image's ControlNets are patches of the MODEL, fitted to the new image."""
+    from comfyui_rival.nodes import host
+
+    def control(given):
+        assert given["img"].shape[1] == 16, "fitted to the new image"
+        given["img"] += residuals("qwen", 1)["input"][0]
+        return given
+
+    x, prompt = dits.noise("qwen"), dits.prompt("qwen", 3)
+    chain = dits.chain_of("qwen", size=(6, 6))
+    patched = dits.model_of("qwen").clone()
+    patched.set_model_double_block_patch(control)
+    found, evaluate = [], host.evaluate
+
+    def spy(model, conds, x, sigma, options):
+        out = evaluate(model, conds, x, sigma, options)
+        tokens = options["transformer_options"]["rival"].tokens["positive"]
+        found.append(torch.cat([kept.value for kept in tokens.values()]))
+        return out
+
+    monkeypatch.setattr(host, "evaluate", spy)
+    with_control, without = (dits.velocity(dits.patched(model, (chain, CONCAT)), x, prompt)
+                             for model in (patched, dits.model_of("qwen")))
+    assert torch.equal(*found) and relative(with_control, without) > 1e-2
+    latent = tiny_dits.latent(patched, 100, size=(6, 6))
+    again, _ = graph.invert(patched, latent, dits.prompt("qwen", 1), steps=4, schedule="simple")
+    assert torch.equal(again.latents, chain.latents)
 
 
 # --- what joins the tokens -----------------------------------------------------------------------
