@@ -135,11 +135,11 @@ class Step:
         for chain in self.steering.chains:
             reads = any(e.chain is chain for e in self.steering.readers)
             rows = {exemplar_role(chain, role) for role in roles} if reads else set()
-            if self.normalizes(chain):
-                rows.add("positive")
-            missing = sorted((r for r in rows if (id(chain), r) not in self.tokens), reverse=True)
+            missing = {row for row in rows if (id(chain), row) not in self.tokens}
+            if self.normalizes(chain) and id(chain) not in self.eps:
+                missing.add("positive")
             if missing:
-                yield chain, missing, reads
+                yield chain, sorted(missing, reverse=True), reads
 
     def layers(self, chain: Chain) -> frozenset[Layer]:
         """The layers in which a chain's exemplar is read."""
