@@ -78,6 +78,15 @@ def shared_folder(tmp_path_factory) -> Path:
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+@pytest.fixture
+def photos_apart():
+    """The photos run in calls of their own, also where their rows could ride in the image's."""
+    import spies
+
+    with spies.photos_apart():
+        yield
+
+
 @pytest.fixture(scope="session")
 def share() -> tuple[int, int]:
     """(n, of how many): this host's part of random cases that need not run on every host alike."""

@@ -31,6 +31,7 @@ from .hooks import (
     Enough,
     compute_uncond,
     encode_conditioning,
+    entered,
     evaluate,
     set_wrappers,
     with_hooks,
@@ -57,6 +58,15 @@ from .models import (
 )
 from .previews import decoded, from_pillow, picture_of, to_pillow
 from .prompts import glyph_width, llama_layers, may_lack_pooled, pooled_width, text_width
+from .riding import (
+    has_room,
+    is_compiled,
+    is_partial,
+    is_patched,
+    is_wrapped,
+    joined,
+    model_inputs,
+)
 from .rows import encoded_text, has_text, row_names, row_roles, watch_windows
 from .runs import (
     NOISELESS,
@@ -93,6 +103,7 @@ __all__ = [
     "decoded",
     "encode_conditioning",
     "encoded_text",
+    "entered",
     "evaluate",
     "explained",
     "find_chain",
@@ -102,15 +113,21 @@ __all__ = [
     "from_pillow",
     "glyph_width",
     "guidance_of",
+    "has_room",
     "has_text",
     "hooks_of",
     "invert",
+    "is_compiled",
     "is_dit",
     "is_dit_family",
     "is_fingerprint",
     "is_flow",
     "is_inpainting",
     "is_out_of_memory",
+    "is_partial",
+    "is_patched",
+    "is_wrapped",
+    "joined",
     "keep_changed_weights",
     "kept_out",
     "latent_channels",
@@ -121,6 +138,7 @@ __all__ = [
     "may_lack_pooled",
     "may_stop_early",
     "model_card",
+    "model_inputs",
     "others_acting",
     "out_of_memory",
     "partial_noise_sampler",

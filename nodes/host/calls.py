@@ -6,6 +6,7 @@ skip them, or attend to something of its own beside them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Call:
     def __init__(self, port: Any, blocks: Sequence[Block], network: Any, x: Tensor, text, given):
         self.port, self.blocks, self.network = port, blocks, network
         self.is_image = [image for _, calls in blocks for image in calls]
-        self.size = tuple(x.shape[2:])
+        self.rows, self.size = len(x), tuple(x.shape[2:])
         self.text = 0 if text is None else text.shape[1]
         self.given = given  # what else the model is given
         self.number = self.made = 0
@@ -112,6 +113,16 @@ class Call:
         places, chunks = self.port.places(self), len(options["uuids"])
         places = places if len(places) == 1 else places[:: len(places) // chunks]
         return [Target(self.grid, spacing, place, heads, self) for place in places]
+
+    def of_rows(self, rows: slice) -> Call:
+        """The same call as if it had these rows alone."""
+        part, total = copy.copy(self), self.rows
+        part.given = {
+            key: given[rows] if isinstance(given, Tensor) and len(given) == total else given
+            for key, given in self.given.items()
+        }
+        part.rows = len(range(total)[rows])
+        return part
 
     def images(self, length: int) -> list[slice]:
         """Where the image's keys are among so many: of all rows, or one for each row."""

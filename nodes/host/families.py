@@ -33,6 +33,10 @@ class Port(Protocol):
 
     def lending(self, model_options: dict, reader: Any, device: torch.device) -> dict: ...
 
+    def riding(
+        self, model_options: dict, reader: Any, riders: Sequence, device: torch.device
+    ) -> dict: ...
+
     def taken(self, model_options: dict) -> set[tuple]: ...
 
 

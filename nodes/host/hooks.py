@@ -80,6 +80,13 @@ def evaluate(
         return None
 
 
+def entered(transformer_options: dict) -> dict:
+    """The options of a call from inside of our own wrapper around it, which acts no more."""
+    wrappers = transformer_options["wrappers"]
+    others = {k: v for k, v in wrappers[WrappersMP.APPLY_MODEL].items() if k != OURS}
+    return {**transformer_options, "wrappers": {**wrappers, WrappersMP.APPLY_MODEL: others}}
+
+
 def with_hooks(
     model_options: dict,
     attn1_patch: Any = None,

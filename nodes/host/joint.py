@@ -28,6 +28,8 @@ from .hooks import with_hooks
 from .kernels import OVERRIDE, explained_kernel, for_longer_keys, untraced
 from .positions import Rotary
 
+ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class Joint:
@@ -87,6 +89,14 @@ class Joint:
         faster = with_hooks(model_options, **faster)
         return self.hooked(faster, Lending(reader), reader.unread, around)
 
+    def riding(
+        self, model_options: dict, reader: Any, riders: Sequence, device: torch.device
+    ) -> dict:
+        """The options of a call whose first rows, the riders, are what the others read."""
+        faster = for_longer_keys(model_options, device)
+        faster = with_hooks(model_options, **faster)
+        return self.hooked(faster, Riding(reader, riders), reader.unread)
+
     def hooked(
         self, model_options: dict, hook: Any, unread: Callable, around: Sequence = ()
     ) -> dict:
@@ -109,9 +119,9 @@ def attend(hook: Any, before: Callable | None, func: Callable, q, k, v, heads, m
     call = options.get(CALL)  # none outside the model's own calls, as in some ControlNets
     layer = None if call is None else call.next(options)
 
-    def attention(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def attention(k: Tensor, v: Tensor, mask: Tensor | None, rows: slice = ALL) -> Tensor:
         with explained_kernel(before, q, k):
-            return function(q, k, v, heads, mask, *args, **kwargs)
+            return function(q[rows], k, v, heads, mask, *args, **kwargs)
 
     if layer is None:
         return attention(k, v, mask)
@@ -179,6 +189,33 @@ class Lending:
             share = torch.cat([share_of_all(share, image, length) for image in images]).to(plain)
             share = share if plain.ndim == 3 else share[:, None]
         return torch.lerp(plain, injected, share)
+
+
+class Riding:
+    """Photos whose rows are the first of the call that reads them: two attentions in each layer."""
+
+    def __init__(self, reader: Any, riders: Sequence):
+        self.reader, self.riders = reader, riders
+        self.photos, self.others = Recording(reader), Lending(reader)
+
+    def __call__(self, layer: Layer, attention: Callable, k, v, heads, mask, options) -> Tensor:
+        if not self.reader.at(layer).readers:
+            return attention(k, v, mask)
+        count, out = len(self.riders), []
+        for hook, rows, uuids in (
+            (self.photos, slice(count), self.riders),
+            (self.others, slice(count, None), options["uuids"]),
+        ):
+            told = {**options, CALL: options[CALL].of_rows(rows), "uuids": uuids}
+            its_mask = mask[rows] if mask is not None and is_by_row(mask, k) else mask
+            own = partial(attention, rows=rows)
+            out.append(hook(layer, own, k[rows], v[rows], heads, its_mask, told))
+        return torch.cat(out)
+
+
+def is_by_row(mask: Tensor, keys: Tensor) -> bool:
+    """Whether every row has a mask of its own."""
+    return mask.ndim > 2 and len(mask) == len(keys)
 
 
 def both(bias: Tensor, mask: Tensor | None) -> Tensor:

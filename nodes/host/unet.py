@@ -62,6 +62,15 @@ class UNet:
         around = [] if watch is None else [watch]
         return with_hooks(model_options, lending, lending.replaces(), None, around, **faster)
 
+    def riding(
+        self, model_options: dict, reader: Any, riders: Sequence, device: torch.device
+    ) -> dict:
+        """The options of a call whose first rows, the riders, are what the others read."""
+        riding = Riding(reader, riders)
+        replaces = {(*block, depth): riding for block, depth in reader.layers()}
+        faster = for_longer_keys(model_options, device)
+        return with_hooks(model_options, attn1_replace=replaces, **faster)
+
     def taken(self, model_options: dict) -> set[tuple]:
         """The layers, or blocks, whose self-attention another node computes."""
         return set(model_options["transformer_options"].get("patches_replace", {}).get("attn1", {}))
@@ -125,6 +134,36 @@ class Lending:
         share, allowed = self.reader.shares(layer, q.shape[1], q, extra_options)
         replace = self.reader.at(layer).replace
         return blended_attention(attend, q, k, v, length, replace, share, allowed)
+
+
+class Riding:
+    """An attn1 replace for photos whose rows are the first of the call that reads them.
+
+    Keys and values of all rows are made once, and the photos' are lent as they are.
+    """
+
+    def __init__(self, reader: Any, riders: Sequence):
+        self.reader, self.riders = reader, riders
+
+    @untraced
+    def __call__(self, q, k, v, extra_options, mask=None):
+        layer, count = layer_of(extra_options), len(self.riders)
+        attend = partial(attention, extra_options=extra_options)
+        self.reader.keep(layer, self.riders, k[:count], v[:count])
+        photos = attend(q[:count], k[:count], v[:count])
+        q, k, v = q[count:], k[count:], v[count:]
+        steering, chunks = self.reader.at(layer), self.reader.read(layer, extra_options)
+        keys, values = [c.context for c in chunks], [c.value for c in chunks]
+        replace, blends = steering.replace, steering.blends
+        rows = len(q) // len(chunks)
+        k, v = (lengthen(own, lent, rows, replace and not blends)
+                for own, lent in ((k, keys), (v, values)))  # fmt: skip
+        if not blends:
+            return torch.cat([photos, attend(q, k, v)])
+        share, allowed = self.reader.shares(layer, q.shape[1], q, extra_options)
+        length = keys[0].shape[1]
+        blended = blended_attention(attend, q, k, v, length, replace, share, allowed)
+        return torch.cat([photos, blended])
 
 
 def layer_of(extra_options: dict) -> Layer:

@@ -72,6 +72,10 @@ class Remarks:
         for notice in left_out(names):
             self.say("kept out", f"{notice}.")
 
+    def of_memory(self) -> None:
+        self.say("memory", "memory was short with the photo's row among the image's, so it runs "
+                 "in a call of its own.")  # fmt: skip
+
     def of_unknown_role(self, name: str | None) -> None:
         """name: under which a guider keeps a prompt."""
         self.say(

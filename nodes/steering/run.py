@@ -21,6 +21,7 @@ from .prediction import Prediction, Prompts
 from .reader import Reader
 from .recorder import Recorder
 from .remarks import NODE, Remarks
+from .riding import Asked, Ride, reason_against
 
 GUIDANCE = "RIVAL Blended Guidance"
 KEY = host.OURS
@@ -39,6 +40,8 @@ class Run:
         self.prediction: Prediction | None = None
         self.conds: dict[int, dict[str, list]] = {}
         self.step: Step | None = None
+        self.rode_at: float | None = None  # the sigma of the last call that photos rode in
+        self.stays_apart = False  # whether photos ride in no more calls
         self.shelves = shelves(exemplars, guider.model_patcher)
         self.port = host.port_of(guider.model_patcher)
         self.remarks = Remarks()
@@ -75,9 +78,24 @@ class Run:
         roles = self.prompts.roles_of(conds)
         if not self.exemplars:
             return model_options
-        step = self.at(float(sigma[0]))
-        present = {roles[entry["uuid"]] for cond in conds for entry in cond or []}
-        self.run_exemplars(step, model, present, x, sigma, model_options)
+        step, entries = self.at(float(sigma[0])), [e for cond in conds for e in cond or []]
+        present = {roles[entry["uuid"]] for entry in entries}
+
+        def apart(options: dict) -> dict:
+            self.run_exemplars(step, model, present, x, sigma, model_options)
+            return self.lending(step, roles, conds, x, options)
+
+        due = [*step.due(present)]
+        if due and self.rode_at == step.sigma:
+            self.stays_apart = True  # a photo that rides is gone after the call
+        asked = Asked(self, step, due, model, entries, x, model_options)
+        if reason_against(asked) is not None:
+            return apart(model_options)
+        ride = Ride(asked, roles, apart)
+        return host.with_hooks(model_options, around_apply_model=[ride])
+
+    def lending(self, step, roles, conds, x: Tensor, model_options: dict) -> dict:
+        """The options of a call whose rows read photos that have run."""
         if not step.steering.readers:
             return model_options
         self.remarks.of_other_attention(self.port.taken(model_options))
@@ -118,11 +136,7 @@ class Run:
 
     def run_exemplar(self, step, chain, rows, reads, model, x, sigma, model_options) -> None:
         x_ex = chain.at(step.sigma).to(x)
-        if id(chain) not in self.conds:
-            prompts = {"positive": chain.positive, "negative": chain.negative}
-            given = {row: prompt for row, prompt in prompts.items() if prompt is not None}
-            self.conds[id(chain)] = host.encode_conditioning(model, given, x_ex, chain.sigmas)
-        conds = [self.conds[id(chain)][row] for row in rows]
+        conds = [self.encoded(chain, model, x_ex)[row] for row in rows]
         roles = {cond[0]["uuid"]: row for cond, row in zip(conds, rows)}
         stops = not step.normalizes(chain) and host.may_stop_early(
             self.guider.model_patcher, model_options, chain.positive, chain.negative
@@ -134,6 +148,20 @@ class Run:
         with named(NODE):
             denoised = host.evaluate(model, conds, x_ex, sigma[:1], options)
         step.keep(chain, x_ex, dict(zip(rows, denoised or [])), recorder.tokens)
+
+    def encoded(self, chain, model, x: Tensor) -> dict[str, list]:
+        """The prompts that a chain's photo is seen with, as the model takes them."""
+        if id(chain) not in self.conds:
+            prompts = {"positive": chain.positive, "negative": chain.negative}
+            given = {row: prompt for row, prompt in prompts.items() if prompt is not None}
+            self.conds[id(chain)] = host.encode_conditioning(model, given, x, chain.sigmas)
+        return self.conds[id(chain)]
+
+    def out_of_memory(self) -> None:
+        """The call that photos rode in did not fit: no more do, for the rest of the run."""
+        self.stays_apart = True
+        self.remarks.of_memory()
+        host.free_unused()
 
     def normalize(self, x: Tensor, denoised: Tensor, sigma: Tensor, model_options: dict) -> Tensor:
         """The guided prediction with the exemplars' noise statistics, where the gates say so."""

@@ -73,6 +73,7 @@ def test_the_replace_phase_stays_exact(world):
     assert torch.equal(half, sample(world, chain, strength=0.5, **REPLACE))
 
 
+@pytest.mark.usefixtures("photos_apart")
 @pytest.mark.parametrize("patch", [
     {}, {"strength": 0.5}, {"mask": torch.eye(8)[None]}, {"exemplar_mask": torch.ones(1, 8, 8)},
 ])
@@ -86,6 +87,7 @@ def test_live_and_cached_alike(world, patch):
     assert 1e-5 < graph.relative(live, sample(world, chain, **patch)) < 1
 
 
+@pytest.mark.usefixtures("photos_apart")
 def test_what_is_kept_serves_either(world):
     chain = world["invert"]()
     sample(world, chain, exemplar_keys="quarter", features="cached")

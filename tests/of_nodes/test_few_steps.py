@@ -118,12 +118,12 @@ def test_variations(kind, steps, cfg):
 @pytest.mark.host
 @pytest.mark.parametrize("kind", ["turbo", "lightning"])
 def test_a_chain_of_one_step(kind):
-    """One model call for the photo and one for the image, with core's sampler, too."""
+    """One model call for the photo and the image, with core's sampler, too."""
     chain = chain_of(kind, 1)
     patched, (_, negative, prompt) = graph.patch(model_of(kind), chain), prompts(kind)
     with spies.model_rows(model_of(kind)) as calls:
         ours = sample(kind, 1, batch_size=2, seed=3)
-    assert [rows for rows, _ in calls] == [1, 2] and len(ours) == 2
+    assert [rows for rows, _ in calls] == [1 + 2] and len(ours) == 2
     theirs = graph.core_sample(patched, chain, prompt, negative, seed=3, cfg=1.0)
     assert graph.relative(theirs, ours[:1]) < 1e-5
     assert graph.relative(sample(kind, 1, seed=3, denoise=0.1), ours[:1]) < 1e-5

@@ -31,8 +31,8 @@ def invert(of=None, **inputs):
 
 
 def run(chain, features="cached", of=None, **patch):
-    """The samples, and the rows of every model call."""
-    with spies.model_rows(of or model()) as calls:
+    """The samples, and the rows of every model call, the photo's apart."""
+    with spies.photos_apart(), spies.model_rows(of or model()) as calls:
         patched = graph.patch(of or model(), chain, features=features, **patch)
         samples = graph.rival_sample(patched, chain, prompt(3), prompt(2))
     return samples, [rows for rows, _ in calls]

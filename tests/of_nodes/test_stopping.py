@@ -10,7 +10,7 @@ import pytest
 import spies
 import torch
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("photos_apart")]
 STEPS, NORMALIZED = 5, 2  # t = 801 and 601 of 801, 601, 401, 201, 1
 
 

@@ -48,7 +48,7 @@ def invert(family: str, **inputs):
 def run(family: str, chain, features: str, **patch):
     """The samples, and the rows of every model call."""
     model = model_of(family)
-    with spies.model_rows(model) as calls:
+    with spies.photos_apart(), spies.model_rows(model) as calls:
         patched = graph.patch(model, chain, features=features, **patch)
         samples = graph.rival_sample(patched, chain, prompt(family, 3), prompt(family, 2))
     return samples, [rows for rows, _ in calls]
@@ -73,6 +73,7 @@ def test_what_an_inversion_hands_over(family):
     assert 1 not in calls and graph.relative(first, live) < 2e-3
 
 
+@pytest.mark.usefixtures("photos_apart")
 def test_a_photo_of_another_prompts_length(family):
     """Kept features know where the text put the photo."""
     chain = invert(family)

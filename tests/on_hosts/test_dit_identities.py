@@ -7,9 +7,9 @@ from collections import defaultdict
 import pytest
 import tiny_dits
 import torch
+from dit_predictions import SIGMA, apart, guided, photo
 
 pytestmark = pytest.mark.host
-SIGMA = 0.7
 MODES = {"replace": 1.0, "concat": 0.0}
 SMALL, WIDE = (8, 8), (8, 16)
 
@@ -21,21 +21,6 @@ def dit(request):
     return tiny_dits.build(request.param)
 
 
-def photo(model, x, prompt, negative=None):
-    """A chain whose latent at SIGMA is x; it was never inverted."""
-    from comfyui_rival.nodes import host
-    from comfyui_rival.rival_core.chain.chain import Chain
-
-    return Chain(
-        sigmas=torch.tensor([0.0, SIGMA]),
-        latents=torch.cat([x, x]),
-        scaling=host.scaling_of(model),
-        model=host.model_card(model),
-        positive=prompt,
-        negative=negative,
-    )
-
-
 def steered(model, chain, mode, **exemplar):
     from comfyui_rival.nodes.steering.run import align
     from comfyui_rival.rival_core.steering.exemplar import Exemplar
@@ -43,23 +28,6 @@ def steered(model, chain, mode, **exemplar):
 
     gates = Gates(replace_end=MODES[mode], normalize_end=0.0)
     return align(model, Exemplar(chain, gates, **exemplar))
-
-
-def apart(a, b) -> float:
-    return float((a - b).norm() / b.norm())
-
-
-def guided(model, x, positive, negative, cfg=3.0):
-    """The guided velocity of latents [B, ...], through the host's sampler."""
-    import comfy.sample
-    import comfy.samplers
-
-    seen = []
-    comfy.sample.sample_custom(
-        model, x / SIGMA, cfg, comfy.samplers.ksampler("euler"), torch.tensor([SIGMA, 0.0]),
-        positive, negative, torch.zeros_like(x), disable_pbar=True, seed=0,
-        callback=lambda step, denoised, *_: seen.append(denoised))  # fmt: skip
-    return (x - seen[0]) / SIGMA
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -110,6 +110,7 @@ def test_a_failed_run_holds_nothing_even_while_its_error_is_kept(setup):
     assert run is None or (run.step is None and not run.conds)
 
 
+@pytest.mark.usefixtures("photos_apart")
 def test_tokens_live_for_one_sigma_at_a_time(setup, monkeypatch):
     from comfyui_rival.nodes.steering import run as alignment
 
@@ -142,7 +143,7 @@ def test_one_exemplar_row_a_step_whatever_the_batch(setup, which, rows, variatio
     patched = graph.patch(setup["model"], chain)
     with spies.model_rows(setup["model"]) as calls:
         graph.rival_sample(patched, chain, *setup["prompts"], batch_size=variations)
-    assert [n for n, _ in calls] == [rows, 2 * variations] * 10
+    assert [n for n, _ in calls] == [rows + 2 * variations] * 10
 
 
 def test_no_exemplar_row_outside_the_gates(setup):
@@ -152,7 +153,7 @@ def test_no_exemplar_row_outside_the_gates(setup):
     with spies.model_rows(setup["model"]) as calls:
         graph.rival_sample(patched, setup["pair"], *setup["prompts"])
     rows = [n for n, _ in calls]
-    normalised_only, read, plain = [1, 2], [2, 2], [2]
+    normalised_only, read, plain = [1 + 2], [2 + 2], [2]
     assert rows == normalised_only * 2 + read * 4 + plain * 4
 
 
@@ -160,7 +161,7 @@ def test_without_guidance_only_the_conditional_exemplar_runs(setup):
     patched = graph.patch(setup["model"], setup["pair"])
     with spies.model_rows(setup["model"]) as calls:
         graph.rival_sample(patched, setup["pair"], *setup["prompts"], cfg=1.0)
-    assert [n for n, _ in calls] == [1, 1] * 10
+    assert [n for n, _ in calls] == [1 + 1] * 10
 
 
 def test_inversion_costs_one_row_a_step(setup):

@@ -25,6 +25,7 @@ def out_of_memory(message="no memory left"):
     return comfy.model_management.OOM_EXCEPTION(message)
 
 
+@pytest.mark.usefixtures("photos_apart")
 @pytest.mark.parametrize("features", ["live", "cached"])
 def test_too_little_memory_for_the_photo_is_tried_once_more(features):
     chain = invert()
@@ -48,6 +49,7 @@ def test_the_second_try_finds_the_cache_in_ram_and_the_device_free(monkeypatch):
     assert done == ["moved", "freed"]
 
 
+@pytest.mark.usefixtures("photos_apart")
 def test_too_little_memory_twice_is_an_error_that_says_what_to_do(monkeypatch):
     from comfyui_rival.nodes import host
 
@@ -110,7 +112,7 @@ def test_equal_prompts_share_one_row():
     patched = graph.patch(model_of("sd15"), shared)
     with spies.model_rows(model_of("sd15")) as calls:
         samples = sample(patched, shared)
-    assert [rows for rows, _ in calls] == [1, 2] * STEPS
+    assert [rows for rows, _ in calls] == [1 + 2] * STEPS
     assert torch.equal(samples, sample(graph.patch(model_of("sd15"), chain), chain))
 
 

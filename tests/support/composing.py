@@ -157,9 +157,11 @@ class Evaluation(NamedTuple):
 
 
 def spied(monkeypatch) -> list[Evaluation]:
-    """The list of every call that the pack will make for exemplars."""
+    """The list of every call that the pack will make for exemplars, which ride in no other."""
     from comfyui_rival.nodes import host
+    from comfyui_rival.nodes.steering import riding
 
+    monkeypatch.setitem(riding.REASONS, "the test says so", lambda asked: True)
     evaluate, calls = host.evaluate, []
 
     def spy(model, conds, x, sigma, model_options):

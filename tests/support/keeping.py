@@ -27,9 +27,9 @@ def invert(seed: int = 4, **inputs):
 
 
 def run(chain, features: str = "cached", model=None, sampler: dict | None = None, **patch):
-    """The samples, and the rows of every model call."""
+    """The samples, and the rows of every model call, the photo's apart."""
     model = model_of("sd15") if model is None else model
     patched = graph.patch(model, chain, features=features, **patch)
-    with spies.model_rows(model) as calls:
+    with spies.photos_apart(), spies.model_rows(model) as calls:
         samples = graph.rival_sample(patched, chain, *prompts(), **(sampler or {}))
     return samples, [rows for rows, _ in calls]

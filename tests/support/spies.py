@@ -26,17 +26,16 @@ def model_rows(model, fail_at=None, error=RuntimeError):
 
 @contextmanager
 def exemplar_calls(monkeypatch):
-    """A list that receives (x, sigma, denoised) of every exemplar call."""
-    from comfyui_rival.nodes import host
+    """A list that receives (x, sigma, denoised) of every exemplar that ran, whatever the call."""
+    from comfyui_rival.rival_core.steering.step import Step
 
-    calls, original = [], host.evaluate
+    calls, original = [], Step.keep
 
-    def watched(model, conds, x, sigma, options):
-        denoised = original(model, conds, x, sigma, options)
-        calls.append((x.clone(), float(sigma[0]), denoised))
-        return denoised
+    def watched(self, chain, x, denoised, tokens):
+        calls.append((x.clone(), self.sigma, [*denoised.values()]))
+        return original(self, chain, x, denoised, tokens)
 
-    monkeypatch.setattr(host, "evaluate", watched)
+    monkeypatch.setattr(Step, "keep", watched)
     yield calls
 
 
@@ -62,7 +61,10 @@ def live_runs():
 
 @contextmanager
 def key_lengths(model):
-    """{layer: the lengths of the keys of every generated call}, while a patched model samples."""
+    """{layer: the lengths of the keys of every generated call}, while a patched model samples.
+
+    The photos run apart meanwhile: where they ride, keys are lengthened only after they are made.
+    """
     from comfy.ldm.modules.attention import BasicTransformerBlock
 
     unet, found, hooks = model.model.diffusion_model, {}, []
@@ -80,7 +82,36 @@ def key_lengths(model):
 
                 hooks.append(transformer.attn1.to_k.register_forward_pre_hook(watch))
     try:
-        yield found
+        with photos_apart():
+            yield found
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def answers(model):
+    """A list that receives what the network answered in every call, [rows, ...]."""
+    base, found = model.model, []
+    original = base._apply_model
+
+    def watched(*args, **kwargs):
+        found.append(original(*args, **kwargs))
+        return found[-1]
+
+    base._apply_model = watched
+    try:
+        yield found
+    finally:
+        del base._apply_model
+
+
+@contextmanager
+def photos_apart():
+    """Inside it, no photo's row rides in the rows' call."""
+    from unittest import mock
+
+    from comfyui_rival.nodes.steering import riding
+
+    with mock.patch.dict(riding.REASONS, {"the test says so": lambda asked: True}):
+        yield
