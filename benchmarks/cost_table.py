@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 MADE = (1, 4, 16)
 MB = 1e6
 
@@ -18,17 +20,21 @@ def steps(costs: dict) -> str:
     """What a step takes, a row for each kind and batch size."""
     lines = ["| variations at once | | replace s | concat s | whole run s | / plain | / official "
              "| memory MB | kept MB |", "|---" * 9 + "|"]
-    one = find(costs, "official", 1)
+    one = find(costs, "official", 1)  # None where it has no such algorithm
     for n in sorted({n for kind, n in costs if kind.name == "plain"}):
-        plain, official = find(costs, "plain", n).seconds, n * one.seconds
+        plain = find(costs, "plain", n).seconds
+        official = math.inf if one is None else n * one.seconds
         of_size = {kind: cost for (kind, m), cost in costs.items()
                    if m == n and kind.name not in ("inversion", "official")}
         for kind, cost in of_size.items():
             peak = "" if cost.peak is None else f"{cost.peak / MB:.0f}"
             kept = f"{cost.stored / MB:.0f}" if cost.stored else ""
             cells = [n, kind, *(f"{s:.2f}" for s in cost.phases.values()), f"{cost.seconds:.2f}",
-                     f"{cost.seconds / plain:.2f}", f"{cost.seconds / official:.2f}", peak, kept]
+                     f"{cost.seconds / plain:.2f}",
+                     "" if one is None else f"{cost.seconds / official:.2f}", peak, kept]
             lines.append(row(cells))
+        if one is None:
+            continue
         seconds = [f"{n * s:.2f}" for s in one.phases.values()]
         lines.append(row([n, "official", *seconds, f"{official:.2f}", f"{official / plain:.2f}",
                           "1.00", "", ""]))
@@ -69,4 +75,5 @@ def finished(costs: dict, steps: int, calls: int) -> str:
 
 
 def find(costs: dict, name: str, n: int):
-    return next(cost for (kind, m), cost in costs.items() if kind.name == name and m == n)
+    found = (cost for (kind, m), cost in costs.items() if kind.name == name and m == n)
+    return next(found, None)

@@ -6,6 +6,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
+from comfy.ldm.flux.model import FluxParams
 
 SHARED = {
     "image_size": 32,
@@ -17,7 +18,7 @@ SHARED = {
     "use_temporal_resblock": False,
     "legacy": False,
 }
-UNETS = {
+NETWORKS = {
     "sd15": SHARED | {
         "num_res_blocks": [2, 2, 2, 2],
         "channel_mult": [1, 2, 4, 4],
@@ -42,13 +43,34 @@ UNETS = {
         "num_classes": "sequential",
         "adm_in_channels": 2816,
     },
+    # One block of each kind, of 19 and 38: time grows with their number, memory would, too.
+    "flux": {
+        "image_model": "flux",
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_size": 2,
+        "vec_in_dim": 768,
+        "context_in_dim": 4096,
+        "hidden_size": 3072,
+        "num_heads": 24,
+        "mlp_ratio": 4.0,
+        "depth": 1,
+        "depth_single_blocks": 1,
+        "axes_dim": [16, 56, 56],
+        "theta": 10000,
+        "qkv_bias": True,
+        "guidance_embed": True,
+    },
 }
-FAMILIES = {"sd15": "SD15", "sdxl": "SDXL"}
+FAMILIES = {"sd15": "SD15", "sdxl": "SDXL", "flux": "Flux"}
 
 
 def build(family: str, dtype: torch.dtype):
     """The MODEL of one of FAMILIES."""
-    config = getattr(comfy.supported_models, FAMILIES[family])(UNETS[family])
+    network = dict(NETWORKS[family])
+    if family == "flux" and "txt_ids_dims" in FluxParams.__dataclass_fields__:
+        network["txt_ids_dims"] = []  # newer hosts ask for it
+    config = getattr(comfy.supported_models, FAMILIES[family])(network)
     config.set_inference_dtype(dtype, None)
     device = comfy.model_management.get_torch_device()
     base = config.get_model({}, "", device=device).to(device)
@@ -61,8 +83,10 @@ def build(family: str, dtype: torch.dtype):
 
 def prompt_for(model):
     """Text embeddings of the right width; what they say does not matter for time."""
-    width = model.model.model_config.unet_config["context_dim"]
-    return [[torch.randn(1, 77, width), {"pooled_output": torch.randn(1, 1280)}]]
+    config = model.model.model_config.unet_config
+    width = config.get("context_dim") or config["context_in_dim"]
+    tokens, pooled = (256, config["vec_in_dim"]) if "vec_in_dim" in config else (77, 1280)
+    return [[torch.randn(1, tokens, width), {"pooled_output": torch.randn(1, pooled)}]]
 
 
 def random_chain(model, side: int, steps: int):
@@ -71,7 +95,12 @@ def random_chain(model, side: int, steps: int):
     from comfyui_rival.rival_core.chain.chain import Chain
     from comfyui_rival.rival_core.inversion.schedule import rival_sigmas
 
-    sigmas = rival_sigmas(host.timesteps_of(model), steps).flip(0)
-    latents = torch.randn(steps + 1, 4, side, side) * (1 + sigmas**2).sqrt()[:, None, None, None]
     card = host.model_card(model)
+    if host.is_flow(model):
+        sigmas = host.scheduler_sigmas(model, "simple", steps).flip(0)
+    else:
+        sigmas = rival_sigmas(host.timesteps_of(model), steps).flip(0)
+    channels = host.latent_channels(model)
+    spread = (1 + sigmas**2).sqrt()[:, None, None, None]
+    latents = torch.randn(steps + 1, channels, side, side) * spread
     return Chain(sigmas, latents, host.scaling_of(model), card, prompt_for(model))

@@ -5,10 +5,11 @@
 
 All run the same network in the same process, in turn, and medians are compared. A row is one
 step inside `replace_end` and one after it at the default gates, weighted as the 50 steps of the
-paper hold them. `live` computes the photo's features beside each step, `cached` reads those that an
-earlier run left. The official script runs four rows a variation (conditional and unconditional,
-exemplar and generated), all of which read the longer keys; N variations are N times one. Without
---checkpoint the network is SD1.5's or SDXL's, full size, with random weights.
+paper hold them. `live` computes the photo's features beside each step, in the image's own model
+call where it can; "apart" it has a call of its own. `cached` reads those that an earlier run left.
+The official script runs four rows a variation (conditional and unconditional, exemplar and
+generated), all of which read the longer keys; N variations are N times one. Without --checkpoint
+the network is SD1.5's or SDXL's, full size, with random weights, or Flux's with two of its blocks.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ class Kind(NamedTuple):
     name: str  # plain, inversion, official, or how features are kept
     keys: str = "all"  # of the exemplar that are read
     in_ram: bool = False  # whether what is kept lies there, and not on the GPU
+    apart: bool = False  # whether the photo's row is a model call of its own
 
     def __str__(self) -> str:
         more = [f"{self.keys} keys"] * (self.keys != "all") + ["in RAM"] * self.in_ram
+        more += ["apart"] * self.apart
         return ", ".join([self.name.replace("_", " "), *more])
 
 
@@ -72,7 +75,8 @@ def run(host, options: argparse.Namespace) -> None:
 def parse() -> argparse.Namespace:
     parser = hosted.parser_of(__doc__)
     parser.add_argument("--checkpoint", help="a checkpoint file; default: random weights")
-    parser.add_argument("--family", choices=("sd15", "sdxl"), default="sd15")
+    parser.add_argument("--family", choices=("sd15", "sdxl", "flux"), default="sd15")
+    parser.add_argument("--cfg", type=float, default=5.0, help="1: as distilled models (5)")
     parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"),
                         help="of the random weights; default: float16 on a GPU, else float32")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (256)")
@@ -102,7 +106,8 @@ def kinds(skipped: list[str]) -> list[Kind]:
     """How variations are made in batches; the official algorithm makes one at a time."""
     import torch
 
-    cached = [Kind("live"), Kind("cached"), Kind("cached_int8"), Kind("cached", keys="quarter")]
+    cached = [Kind("live"), Kind("live", apart=True), Kind("cached"), Kind("cached_int8"),
+              Kind("cached", keys="quarter")]
     if torch.cuda.is_available():
         cached += [Kind("cached", in_ram=True), Kind("cached_int8", in_ram=True)]
     chosen = [kind for kind in cached if str(kind) not in skipped]
@@ -124,8 +129,11 @@ def measure(model, options: argparse.Namespace) -> dict[tuple[Kind, int], Cost]:
         stored[kind] = STEPS * chain.features.nbytes // len(PHASES)
         for n in options.variations:
             runs[kind, n] = {phase: Run(model, kind, n, chain, prompt, phase) for phase in PHASES}
-    for kind in (INVERSION, OFFICIAL):
+    for kind in (INVERSION,) if options.family == "flux" else (INVERSION, OFFICIAL):
         runs[kind, 1] = {phase: Run(model, kind, 1, chain, prompt, phase) for phase in PHASES}
+    for by_phase in runs.values():
+        for run in by_phase.values():
+            run.cfg = 1.0 if run.kind == INVERSION else options.cfg
     found = {key: {phase: [] for phase in PHASES} for key in runs}
     for _ in range(options.rounds):
         for (kind, n), by_phase in runs.items():
@@ -150,7 +158,7 @@ class Run:
     def __init__(self, model, kind: Kind, n: int, chain, prompt, phase: str):
         place, _ = PHASES[phase]
         self.sigmas = chain.falling_sigmas()[place : place + 2]
-        self.kind, self.prompt, self.cfg = kind, prompt, 1.0 if kind == INVERSION else 5.0
+        self.kind, self.prompt, self.cfg = kind, prompt, 5.0
         rows = 2 if kind == OFFICIAL else n  # guidance makes them twice as many
         self.shape = (rows, *chain.latents.shape[1:])
         self.model = patched(model, kind, chain, phase)
@@ -165,7 +173,7 @@ class Run:
         guider.set_cfg(self.cfg)
         sampler = comfy.samplers.KSAMPLER(metered(meter))
         noise = torch.randn(self.shape)
-        with ram_only(self.kind.in_ram):
+        with ram_only(self.kind.in_ram), own_call(self.kind.apart):
             guider.sample(noise, torch.zeros_like(noise), sampler, self.sigmas, disable_pbar=True)
         return meter.seconds, meter.peak
 
@@ -207,6 +215,18 @@ def aligned_officially(model, phase: str):
     model = model.clone()
     model.set_model_attn1_patch(read)
     return model
+
+
+def own_call(wanted: bool):
+    """Inside it the photo's row does not ride in the image's call, though it could."""
+    from contextlib import nullcontext
+    from unittest import mock
+
+    from comfyui_rival.nodes.steering import riding
+
+    if not wanted:
+        return nullcontext()
+    return mock.patch.dict(riding.REASONS, {"the benchmark wants to compare": lambda asked: True})
 
 
 def ram_only(wanted: bool):
