@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..rival_core.chain.chain import Chain
+from ..rival_core.errors import shown
 from . import host
 from .steering.remarks import left_out
 
@@ -50,6 +51,8 @@ def walk_notices(model: Any, family: str, sigmas: Tensor) -> list[str]:
 
 def other_guidance(chain: Chain, positive: Any) -> list[str]:
     """Of a model that is told its guidance, the photo and the image should be told the same."""
+    if not chain.model.is_transformer:  # UNets are never told
+        return []
     ours, *_ = guidances(chain.positive)
     others = [words(g) for g in guidances(positive) if g != ours]
     if not others:
@@ -66,4 +69,4 @@ def guidances(conditioning: Any) -> list[float | None]:
 
 
 def words(guidance: float | None) -> str:
-    return "no guidance" if guidance is None else f"the guidance {guidance:g}"
+    return "no guidance" if guidance is None else f"the guidance {shown(guidance)}"

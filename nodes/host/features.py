@@ -72,6 +72,8 @@ def room_for_features(model: ModelPatcher, x: Tensor) -> list[tuple[torch.device
 def with_lent(model: ModelPatcher, shape: Sequence[int], exemplars: Sequence[Exemplar]) -> list:
     """The shape of a batch of rows so many more that their memory holds what a step lends, too."""
     chains = {id(e.chain): e.chain for e in exemplars if e.acts}.values()
+    if not chains:
+        return list(shape)
     port, network = port_of(model), model.get_model_object("diffusion_model")
     sizes = [chain.grid for chain in chains for _ in range(1 + chain.has_two_rows)]
     numbers = sum(port.lent(network.get_submodule(port.find(network) or ""), s) for s in sizes)

@@ -84,6 +84,8 @@ REASONS: dict[str, Callable[[Asked], bool]] = {
         lambda a: any(chain.end.shape[1:] != a.x.shape[1:] for chain in a.chains),
     "a call of its own ends early": lambda a: a.ends_early,
     "the model is compiled": lambda a: host.is_compiled(a.options),
+    "a node's guidance may call again, with a model that it disturbs":
+        lambda a: bool(host.guidance_of(a.options)),
     "another node is around the calls": lambda a: host.is_wrapped(a.options),
     "another node acts in the model": lambda a: a.is_patched,
     "a prompt has a control, an area, hooks or a part of the schedule":

@@ -39,7 +39,7 @@ def test_more_steps_than_a_distilled_model_knows(caplog):
     assert "FluxSchnell was distilled to 4 steps and the chain has 9" in caplog.text
 
 
-@pytest.mark.parametrize("guidance, said", [(3.5, ""), (1.0, "the guidance 1"),
+@pytest.mark.parametrize("guidance, said", [(3.5, ""), (1.0, "the guidance 1.0"),
                                             (None, "no guidance")])
 def test_another_guidance_than_the_photos(guidance, said, caplog):
     model, chain = model_of("flux"), invert("flux")

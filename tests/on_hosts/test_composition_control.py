@@ -80,6 +80,7 @@ def test_rows_of_a_variation(name):
         assert_differ(graph.rival_sample(patched, chain, **conds, seed=1), sampled, 1e-2)
 
 
+@pytest.mark.usefixtures("photos_apart")
 def test_windows_open_and_close():
     """At t = 801 and 601 only the early one acts, later only the late one."""
     chain = chain_of()
@@ -93,6 +94,7 @@ def test_windows_open_and_close():
             assert torch.equal(ours, plain) == (place != open_at)
 
 
+@pytest.mark.usefixtures("photos_apart")
 @pytest.mark.parametrize("never", [{"strength": 0.0}, {"start": 0.4, "end": 0.3}])
 def test_control_that_never_acts_is_none_bitwise(never):
     chain = chain_of()

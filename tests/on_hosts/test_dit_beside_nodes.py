@@ -172,6 +172,7 @@ def put_above(model, override):
     return model
 
 
+@pytest.mark.usefixtures("photos_apart")
 def test_an_attention_above_ours_is_let_through(family):
     x, prompt, chain = dits.noise(family), dits.prompt(family, 3), dits.chain_of(family)
     steered = dits.patched(family, (chain, CONCAT))
@@ -232,6 +233,7 @@ def compiled(model):
     return run_node(TorchCompileModel, model, backend="inductor")[0]
 
 
+@pytest.mark.usefixtures("photos_apart")
 @pytest.mark.parametrize("wrapped", [in_a_module, compiled])
 @pytest.mark.parametrize("family", ["flux", "wan"])
 def test_a_network_in_a_module_of_another_node(family, wrapped):

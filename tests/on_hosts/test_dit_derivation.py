@@ -80,6 +80,7 @@ def test_a_variation(family):
 # --- identities of section 8 that one call does not show -----------------------------------------
 
 
+@pytest.mark.usefixtures("photos_apart")
 @pytest.mark.parametrize("family", dits.FEW)
 def test_the_order_of_what_is_kept_is_nothing(family, monkeypatch):
     """Each key with its value, both turned to where they lie."""

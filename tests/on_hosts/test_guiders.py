@@ -207,7 +207,7 @@ def test_in_context_windows_the_whole_is_blended():
     assert graph.relative(predicted(GUIDERS["cfg"](blended(windowed))), cond) < 1e-5
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 1, 8, 8), (1, 4, 64)])
+@pytest.mark.parametrize("shape", [(1, 4, 2, 8, 8), (1, 4, 64)])
 def test_a_mask_on_latents_of_no_image_is_refused_in_a_sentence(shape):
     """Of videos, and of several streams in one: models that the node takes without a chain."""
     from comfyui_rival.nodes.steering.run import Alignment

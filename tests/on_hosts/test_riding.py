@@ -211,11 +211,17 @@ def attn1_patched(model):
     model.set_model_attn1_patch(lambda n, context, value, extra: (n, context, value))
 
 
+def with_guidance(model):
+    model.set_model_sampler_post_cfg_function(lambda args: args["denoised"])
+
+
 MODELS = {
     "features are kept": lambda chain: steered(chain, features="cached"),
     "a call of its own ends early":
         lambda chain: steered(chain, layers="coarse", normalize_end=0.0),
     "the model is compiled": lambda chain: changed(steered(chain), compiled),
+    "a node's guidance may call again, with a model that it disturbs":
+        lambda chain: changed(steered(chain), with_guidance),
     "another node is around the calls": lambda chain: others.step_cache(steered(chain), 1),
     "another node acts in the model": lambda chain: changed(steered(chain), attn1_patched),
 }

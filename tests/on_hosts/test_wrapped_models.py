@@ -56,6 +56,7 @@ def wrapped(model, wrapper):
     return model
 
 
+@pytest.mark.usefixtures("photos_apart")
 @pytest.mark.parametrize("wrapper", [compiled, Named])
 def test_a_wrapped_unet_is_the_unet(wrapper, caplog):
     """Before RIVAL Patch Model or after it; also while it is what hangs in the loaded model."""
