@@ -1,4 +1,8 @@
-"""The shipped parts and the seeded text encoder as one checkpoint, as ComfyUI's loaders take it."""
+"""The shipped parts and the seeded text encoder as files that ComfyUI's loaders take.
+
+The UNet's are one checkpoint. The flow model's are three: `flow_network` for UNETLoader,
+`text_encoder` for CLIPLoader with type sd3, and `FLOW_AUTOENCODER` for VAELoader.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import generated
 
 WEIGHTS = Path(__file__).with_name("weights")
 TEXT_PREFIX = "cond_stage_model.transformer."
+FLOW_AUTOENCODER = WEIGHTS / "flow-vae.safetensors"
 SOURCES = [
     Path(__file__),
     Path(__file__).with_name("clip.py"),
@@ -35,6 +40,34 @@ def parts() -> list[Path]:
 def checkpoint() -> Path:
     """The one file, made if it is not there yet."""
     return generated.cached("demo-model", [*SOURCES, *parts()], _write)
+
+
+def flow_network() -> Path:
+    """The flow model's network in one file, made if it is not there yet."""
+    found = sorted(WEIGHTS.glob("flow-[0-9]*.safetensors"))
+    if not found:
+        raise MissingWeights(f"the flow model's weights are not in {WEIGHTS}: take the repository "
+                             "whole")
+    return generated.cached("demo-flow", [Path(__file__), *found], _write_flow)
+
+
+def text_encoder() -> Path:
+    """The text encoder alone, made if it is not there yet."""
+    return generated.cached("demo-text", SOURCES, _write_text)
+
+
+def _write_flow(path: Path) -> None:
+    import flow_file
+    from safetensors.torch import save_file
+
+    save_file(flow_file.read(WEIGHTS), path)
+
+
+def _write_text(path: Path) -> None:
+    from clip import TextEncoder
+    from safetensors.torch import save_file
+
+    save_file(TextEncoder().weights(), path)
 
 
 def _write(path: Path) -> None:

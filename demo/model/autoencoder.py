@@ -36,7 +36,7 @@ class Residual(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    def __init__(self):
+    def __init__(self, channels: int = LATENT_CHANNELS):
         super().__init__()
         halving = [layer for _ in range(3)
                    for layer in (_conv(WIDTH, WIDTH, stride=2, bias=False),
@@ -45,9 +45,9 @@ class Autoencoder(nn.Module):
                     for layer in (Residual(), Residual(), Residual(), nn.Upsample(scale_factor=2),
                                   _conv(WIDTH, WIDTH, bias=False))]
         self.taesd_encoder = nn.Sequential(
-            _conv(3, WIDTH), Residual(), *halving, _conv(WIDTH, LATENT_CHANNELS))
+            _conv(3, WIDTH), Residual(), *halving, _conv(WIDTH, channels))
         self.taesd_decoder = nn.Sequential(
-            Clamp(), _conv(LATENT_CHANNELS, WIDTH), nn.ReLU(), *doubling, Residual(),
+            Clamp(), _conv(channels, WIDTH), nn.ReLU(), *doubling, Residual(),
             _conv(WIDTH, 3))
         nn.init.constant_(self.taesd_decoder[-1].bias, 0.5)
         self.register_buffer("vae_scale", torch.tensor(MODEL_SCALE))

@@ -25,17 +25,21 @@ class ImageBatches:
 
     def at(self, samples: int, size: int) -> tuple[torch.Tensor, torch.Generator]:
         """The next batch of this size, and the generator that its noise is to come from."""
-        round_now = samples // (SCENES_PER_ROUND * CROPS_PER_SCENE)
-        if round_now != self.round:
-            first = FIRST_SEED + round_now * SCENES_PER_ROUND
-            scenes = [make_scene(seed) for seed in range(first, first + SCENES_PER_ROUND)]
-            self.images, self.round = render(scenes, self.device), round_now
+        self.draw(samples)
         generator = torch.Generator().manual_seed(samples)
         rows = torch.randint(SCENES_PER_ROUND, (size,), generator=generator)
         corners = torch.randint(SIZE - CROP + 1, (size, 2), generator=generator)
         crops = [self.images[row, :, y:y + CROP, x:x + CROP]
                  for row, (y, x) in zip(rows.tolist(), corners.tolist())]
         return torch.stack(crops).contiguous(memory_format=torch.channels_last), generator
+
+    def draw(self, samples: int) -> None:
+        """The scenes of the round that comes after so many crops, as images."""
+        round_now = samples // (SCENES_PER_ROUND * CROPS_PER_SCENE)
+        if round_now != self.round:
+            first = FIRST_SEED + round_now * SCENES_PER_ROUND
+            scenes = [make_scene(seed) for seed in range(first, first + SCENES_PER_ROUND)]
+            self.images, self.round = render(scenes, self.device), round_now
 
 
 def autoencoder_loss(model: Autoencoder, images: torch.Tensor, generator: torch.Generator,
@@ -47,10 +51,10 @@ def autoencoder_loss(model: Autoencoder, images: torch.Tensor, generator: torch.
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         error = model.decode(latents + NOISE * noise).float() - images
     loss = error.abs().mean() + 2 * error.square().mean()
-    return loss if decoder_only else loss + MOMENTS * _distance_from_white(latents.float())
+    return loss if decoder_only else loss + MOMENTS * distance_from_white(latents.float())
 
 
-def _distance_from_white(latents: torch.Tensor) -> torch.Tensor:
+def distance_from_white(latents: torch.Tensor) -> torch.Tensor:
     """Squared difference of the channels' moments from zero mean and unit covariance."""
     channels = latents.transpose(0, 1).flatten(1)
     mean = channels.mean(dim=1, keepdim=True)

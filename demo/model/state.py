@@ -18,13 +18,12 @@ class Training:
     """
 
     def __init__(self, name: str, model: nn.Module, folder: Path, rate: float, warmup: int,
-                 device: torch.device, decay: float = 0.9995):
+                 device: torch.device, decay: float = 0.9995, make_optimizer=None):
         self.name, self.device = name, device
         self.path = folder / f"{name}.pt"
         self.model = model.to(device, memory_format=torch.channels_last)
         self.rate, self.warmup, self.decay = rate, warmup, decay
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99),
-                                           weight_decay=0.01, fused=True)
+        self.optimizer = (make_optimizer or _adam)(self.model, rate)
         self.average = {name: tensor.detach().clone()
                         for name, tensor in model.state_dict().items()}
         self.step = 0
@@ -70,3 +69,13 @@ class Training:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.average = saved["average"]
         self.step, self.samples, self.seconds = saved["step"], saved["samples"], saved["seconds"]
+
+
+def _adam(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01,
+                             fused=True)
+
+
+def read_average(path: Path, last: bool = False) -> dict[str, torch.Tensor]:
+    """The weights' running average, or the last weights, out of a training's file."""
+    return torch.load(path, map_location="cpu", weights_only=True)["model" if last else "average"]

@@ -1,0 +1,74 @@
+"""Muon (Jordan et al. 2024) for the autoencoder's many convolutions of one shape, AdamW beside it.
+
+Such a convolution's step is its momentum made orthogonal. All are made so at once, which for
+matrices of 64 x 576 costs little beside a batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+SIZE = 0.2  # the root mean square of a step at rate 1, as AdamW's are
+QUINTIC = 3.4445, -4.7750, 2.0315  # published: drives singular values near 1 within five rounds
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """[n, rows, columns], no more rows than columns: the nearest with equal singular values."""
+    a, b, c = QUINTIC
+    x = matrices.bfloat16()
+    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    for _ in range(5):
+        gram = x @ x.transpose(1, 2)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.float()
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights of one shape."""
+
+    def __init__(self, weights: list[nn.Parameter], lr: float):
+        super().__init__(weights, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            grads = [weight.grad.flatten(1) for weight in weights]
+            momenta = [self.state[weight].setdefault("momentum", torch.zeros_like(grad))
+                       for weight, grad in zip(weights, grads)]
+            torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
+            ahead = torch.stack(torch._foreach_lerp(grads, momenta, MOMENTUM))
+            size = SIZE * max(ahead.shape[1:]) ** 0.5
+            for weight, step in zip(weights, orthogonal(ahead)):
+                weight.sub_(step.view_as(weight), alpha=group["lr"] * size)
+
+
+class MuonBesideAdam:
+    """What `Training` asks of an optimizer, for both at once."""
+
+    def __init__(self, model: nn.Module, rate: float):
+        parameters = list(model.parameters())
+        square = [p for p in parameters if p.ndim == 4 and p.shape[0] == p.shape[1]]
+        chosen = set(map(id, square))
+        rest = [p for p in parameters if id(p) not in chosen]
+        self.both = [Muon(square, rate),
+                     torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)]
+        self.param_groups = [group for one in self.both for group in one.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for one in self.both:
+            one.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        for one in self.both:
+            one.step()
+
+    def state_dict(self) -> list[dict]:
+        return [one.state_dict() for one in self.both]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for one, state in zip(self.both, states):
+            one.load_state_dict(state)
+        self.param_groups = [group for one in self.both for group in one.param_groups]

@@ -1,0 +1,140 @@
+"""The flow model: hosts load its files, and what they predict is what was trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from graph import relative
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo" / "model"))
+
+import flow
+import flow_file
+import muon
+import wan
+import wide_autoencoder
+import wide_images
+from safetensors.torch import save_file
+
+SMALL = {"width": 256, "hidden": 128, "depth": 2}
+TEXT = torch.randn(1, 77, wan.TEXT, generator=torch.Generator().manual_seed(5))
+
+
+def stirred(**sizes) -> wan.Wan:
+    """A network whose every weight says something, in half precision's values."""
+    torch.manual_seed(0)
+    network = flow_file.fresh(**sizes).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.add_(0.03 * torch.randn_like(parameter)).copy_(parameter.half())
+    return network
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.host
+@torch.no_grad()
+def test_the_host_predicts_what_was_trained(tmp_path):
+    """A file through the loader behind UNETLoader, on pictures that are no square."""
+    import comfy.model_management
+    import comfy.sd
+
+    network = stirred(**SMALL)
+    save_file(flow_file.host_tensors(network), tmp_path / "flow.safetensors")
+    patcher = comfy.sd.load_diffusion_model(
+        str(tmp_path / "flow.safetensors"), {"dtype": torch.float32})
+    comfy.model_management.load_models_gpu([patcher])
+    assert type(patcher.model).__name__ == "WAN21"
+    x, sigma = noise(2, 16, 6, 10), torch.tensor([0.9, 0.2])
+    text = torch.nn.functional.pad(TEXT, (0, flow_file.HOST_TEXT - wan.TEXT))
+    theirs = patcher.model.apply_model(x[:, :, None], sigma,
+                                       c_crossattn=text.expand(2, -1, -1))[:, :, 0]
+    ours = x - sigma[:, None, None, None] * network(x, sigma, TEXT)
+    assert relative(ours, theirs) < 1e-4
+
+
+@pytest.mark.host
+@torch.no_grad()
+def test_the_host_takes_the_autoencoder_in_its_latents_scale(tmp_path):
+    """What the host's model is given is what `encode` gives, and its decoder shows the same."""
+    import comfy.latent_formats
+    import comfy.sd
+
+    ours = wide_autoencoder.WideAutoencoder().eval()
+    if (flow_file.WEIGHTS / flow_file.AUTOENCODER).exists():
+        ours = flow_file.read_autoencoder()
+    vae, latent_format = comfy.sd.VAE(sd=flow_file.autoencoder_tensors(ours)), \
+        comfy.latent_formats.Wan21()
+    picture = wide_images.measured_scenes(64)[:2]
+    latents = vae.encode(picture.movedim(1, -1))
+    assert latents.shape == (2, 16, 8, 8)
+    seen = latent_format.process_in(latents[:, :, None])[:, :, 0]
+    assert relative(seen, ours.encode(picture)) < 2e-2  # the host may compute in bf16
+    back = vae.decode(latents).movedim(-1, 1)
+    torch.testing.assert_close(back, ours.decode(ours.encode(picture)).clamp(0, 1),
+                               rtol=0, atol=0.05)
+
+
+def test_a_file_brings_the_network_back():
+    network = stirred(**SMALL)
+    again = flow_file.network_of(flow_file.host_tensors(network))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_a_network_in_parts_is_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow_file, "PART_BYTES", 100_000)
+    tensors = flow_file.host_tensors(stirred(**SMALL))
+    assert len(flow_file.write(tmp_path, tensors)) > 3
+    again = flow_file.read(tmp_path)
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+@torch.no_grad()
+def test_images_may_share_a_text():
+    network, x, sigma = stirred(**SMALL), noise(4, 16, 4, 4), torch.rand(4)
+    texts = torch.cat([TEXT, -TEXT])
+    apart = torch.cat([network(x[:2], sigma[:2], TEXT), network(x[2:], sigma[2:], -TEXT)])
+    torch.testing.assert_close(network(x, sigma, texts), apart, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_come_back():
+    x = noise(2, 16, 4, 6)
+    as_predicted = wan.patches(x).unflatten(2, (16, 4)).transpose(2, 3).flatten(2)
+    assert torch.equal(wan.pictures(as_predicted, 2, 3), x)
+
+
+def test_a_perfect_velocity_costs_nothing_and_leads_to_the_picture():
+    picture = noise(1, 16, 4, 4)
+
+    def oracle(x, sigma, text):
+        return (x - picture) / sigma[:, None, None, None].clamp(min=1e-3)
+
+    assert flow.flow_loss(oracle, picture.expand(4, -1, -1, -1), TEXT,
+                          torch.Generator().manual_seed(1)) < 1e-6
+    drawn = flow.sample(oracle, TEXT, TEXT, (4, 4), seed=3, steps=5)
+    torch.testing.assert_close(drawn, picture, rtol=0, atol=1e-4)
+
+
+def test_muon_steps_are_orthogonal():
+    """Five rounds bring every singular value near 1."""
+    values = torch.linalg.svdvals(muon.orthogonal(noise(2, 8, 40)))
+    assert values.min() > 0.5 and values.max() < 1.5
+
+
+def test_the_wide_autoencoder_starts_as_the_narrow_one():
+    """At nearly its error: only the soft limits act elsewhere."""
+    import assemble
+    import export
+    from autoencoder import Autoencoder
+
+    narrow: Autoencoder = export.load_autoencoder(export.read(assemble.WEIGHTS))
+    wide = wide_autoencoder.WideAutoencoder()
+    wide_autoencoder.start_from(wide, narrow)
+    scenes = wide_images.measured_scenes(64)[:4]
+    assert wide_images.decibels(wide, scenes) > wide_images.decibels(narrow, scenes) - 3
