@@ -60,7 +60,7 @@ def _write_flow(path: Path) -> None:
     import flow_file
     from safetensors.torch import save_file
 
-    save_file(flow_file.read(WEIGHTS), path)
+    save_file(flow_file.read_parts(WEIGHTS), path)
 
 
 def _write_text(path: Path) -> None:

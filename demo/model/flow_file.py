@@ -87,8 +87,12 @@ def write(folder: Path, tensors: dict[str, Tensor]) -> list[Path]:
     return paths
 
 
-def read(folder: Path = WEIGHTS) -> dict[str, Tensor]:
+def read() -> dict[str, Tensor]:
     """The host's tensors of the shipped network; empty if there is none."""
+    return read_parts(WEIGHTS)
+
+
+def read_parts(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return {name: tensor for path in sorted(folder.glob(NETWORK.format("[0-9]*")))

@@ -186,6 +186,7 @@ def notice_captions(network: Wan, tokens: Tensor, directions: int = 96) -> None:
     deviations = (words - words.mean(dim=0)).flatten(0, 1) / math.sqrt(words.shape[0] * 15)
     _, spread, axes = torch.linalg.svd(deviations, full_matrices=False)
     generator = torch.Generator().manual_seed(0)
+    directions = min(directions, len(axes) // 2)
     mix = torch.randn(len(layer.weight), directions, generator=generator) / directions**0.5
     layer.weight.copy_(mix @ (axes[:directions] / spread[:directions, None]))
     layer.bias.copy_(-layer.weight @ words.mean(dim=(0, 1)))

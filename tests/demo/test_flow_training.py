@@ -1,0 +1,101 @@
+"""The flow model's training: cut anywhere it goes on bit for bit, and only what may learn does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo" / "model"))
+
+import flow_data
+import flow_file
+import images
+import train_flow
+import wide_images
+from safetensors.torch import save_file
+from training import CPU, NEVER, FewCaptions
+from wide_autoencoder import WideAutoencoder
+
+SMALL = {"width": 128, "hidden": 64, "depth": 1}
+BATCH = 8
+
+
+@pytest.fixture(autouse=True)
+def small_rounds(monkeypatch):
+    """So few scenes a round that the runs below cross from one round into the next."""
+    monkeypatch.setattr(flow_file, "read", lambda: {})
+    monkeypatch.setattr(flow_data, "SCENES_PER_ROUND", 8)
+    monkeypatch.setattr(flow_data, "PASSES", 2)
+    monkeypatch.setattr(flow_data, "ENCODE_BATCH", 8)
+    monkeypatch.setattr(images, "SCENES_PER_ROUND", 2)
+    monkeypatch.setattr(wide_images, "CROP", 16)
+
+
+def options(folder: Path, samples: int, **others) -> argparse.Namespace:
+    defaults = {"folder": folder, "samples": samples, "batch": BATCH, "size": 64,
+                "compile": False, "slowing": False, "decoder_only": False}
+    return argparse.Namespace(**defaults | others)
+
+
+def train_network(folder: Path, samples: int) -> dict:
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(1)
+    save_file(flow_file.autoencoder_tensors(WideAutoencoder()), folder / flow_file.AUTOENCODER)
+    captions = FewCaptions()
+    training = train_flow.flow_training(folder, CPU, 1e-3, captions, **SMALL)
+    train_flow.train_flow(training, captions, options(folder, samples), NEVER)
+    return torch.load(folder / "flow.pt", weights_only=True)
+
+
+def train_pictures(folder: Path, samples: int, **others) -> dict:
+    folder.mkdir(exist_ok=True)
+    decoder_only = others.get("decoder_only", False)
+    training = train_flow.autoencoder_training(folder, CPU, 1e-3, decoder_only)
+    train_flow.train_autoencoder(training, options(folder, samples, batch=2, **others), NEVER)
+    return torch.load(folder / f"{training.name}.pt", weights_only=True)
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert (a["step"], a["samples"]) == (b["step"], b["samples"])
+    for part in ("model", "average"):
+        for name, tensor in a[part].items():
+            assert torch.equal(tensor, b[part][name]), f"{part} {name}"
+
+
+def test_the_network_goes_on_bit_for_bit(tmp_path):
+    whole = train_network(tmp_path / "whole", 6 * BATCH)
+    train_network(tmp_path / "cut", 3 * BATCH)
+    assert_same(whole, train_network(tmp_path / "cut", 6 * BATCH))
+    written = flow_file.network_of(flow_file.read_parts(tmp_path / "cut"))
+    average = whole["average"]["head.head.weight"]
+    assert torch.equal(written.head.head.weight, average.half().float())
+
+
+def test_the_autoencoder_goes_on_bit_for_bit(tmp_path):
+    whole = train_pictures(tmp_path / "whole", 8)
+    train_pictures(tmp_path / "cut", 4)
+    assert_same(whole, train_pictures(tmp_path / "cut", 8))
+    assert flow_file.read_autoencoder(tmp_path / "cut").vae_scale == WideAutoencoder().vae_scale
+
+
+def test_the_decoder_may_learn_alone(tmp_path):
+    before = train_flow.autoencoder_training(tmp_path, CPU, 1e-3, True).model.state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    after = train_pictures(tmp_path, 4, decoder_only=True)["model"]
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == (not name.startswith("taesd_decoder.")), name
+
+
+def test_latents_come_in_groups_of_one_caption_and_are_kept(tmp_path):
+    captions = FewCaptions()
+    store = flow_data.LatentStore(captions, WideAutoencoder(), tmp_path, size=64)
+    latents, text, _ = store.at(0, BATCH)
+    assert latents.shape == (BATCH, 16, 8, 8)
+    assert text.shape == (BATCH // flow_data.GROUP, 77, 768)
+    again, _, _ = flow_data.LatentStore(captions, WideAutoencoder(), tmp_path, size=64).at(0, BATCH)
+    assert latents.isfinite().all() and again.shape == latents.shape
+    assert len(list(store.folder.glob("*.pt"))) == 1
