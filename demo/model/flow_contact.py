@@ -1,4 +1,4 @@
-"""A sheet of what the flow model draws, to look at while training.
+"""A sheet of what the flow model draws, to look at while training, and its figures.
 
     python demo/model/flow_contact.py --out /tmp/sheet.png --held-out
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import flow_file
 import torch
 from clip import TextEncoder
-from flow import SHIFT, sample
+from flow import SHIFT, flow_loss, sample
 from flow_data import embed
 from latents import ROOM
 from render import render
@@ -19,12 +19,14 @@ from scenes import SIZE, caption, make_scene
 from split import is_held_out
 from state import read_average
 from train_flow import FOLDER
+from wide_images import MEASURED_SEEDS, decibels, measured_scenes
 
 FIRST_SEED = 5 * 10**9  # never trained on
 
 
 @torch.no_grad()
-def sheet(network, autoencoder, options: argparse.Namespace) -> tuple[torch.Tensor, list[str]]:
+def sheet(network, autoencoder, options: argparse.Namespace,
+          encoder: TextEncoder) -> tuple[torch.Tensor, list[str]]:
     """Scenes, their reconstructions and rows of samples of their captions, [3, h, w]."""
     size = options.size
     scenes = [make_scene(seed, size=size)
@@ -34,13 +36,27 @@ def sheet(network, autoencoder, options: argparse.Namespace) -> tuple[torch.Tens
     images = render(scenes)
     rows = [images, autoencoder.decode(autoencoder.encode(images))]
     texts = [caption(scene.attributes) for scene in scenes]
-    embedded = embed(TextEncoder(), ["", *texts])
+    embedded = embed(encoder, ["", *texts])
     for seed in range(options.rows):
         latents = sample(network, embedded[1:], embedded[:1], (size // 8, size // 8), seed,
                          cfg=options.cfg, shift=options.shift)
         rows.append(autoencoder.decode(latents))
     grid = torch.stack(rows).clamp(0, 1)  # [rows, columns, 3, h, w]
     return grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2), texts
+
+
+@torch.no_grad()
+def figures(network, autoencoder, size: int, encoder: TextEncoder) -> tuple[float, float]:
+    """The autoencoder's decibels and the velocity's loss on scenes that nobody has seen.
+
+    Loss: of captions taught and not, as many as there are; three noises for each scene.
+    """
+    images = measured_scenes(size)
+    texts = [caption(make_scene(seed, size=size).attributes) for seed in MEASURED_SEEDS]
+    embedded, latents = embed(encoder, texts), autoencoder.encode(images)
+    losses = [flow_loss(network, latents, embedded, torch.Generator().manual_seed(seed))
+              for seed in range(3)]
+    return decibels(autoencoder, images), torch.stack(losses).mean().item()
 
 
 def main() -> None:
@@ -64,10 +80,13 @@ def main() -> None:
     else:
         network = flow_file.fresh()
         network.load_state_dict(read_average(folder / "flow.pt", options.last))
-    image, texts = sheet(network.eval(), flow_file.read_autoencoder(folder), options)
+    autoencoder, encoder = flow_file.read_autoencoder(folder), TextEncoder()
+    image, texts = sheet(network.eval(), autoencoder, options, encoder)
     pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(options.out)
     print(f"{options.out} shows, from left to right:", *texts, sep="\n  ")
+    print("autoencoder {:.1f} dB, loss {:.3f}".format(
+        *figures(network, autoencoder, options.size, encoder)))
 
 
 if __name__ == "__main__":

@@ -30,14 +30,18 @@ BATCHES = {"autoencoder": 12, "flow": 64}
 
 def autoencoder_training(folder: Path, device: torch.device, rate: float,
                          decoder_only: bool = False) -> Training:
-    """From the shipped wide autoencoder, or where there is none from the narrow one's weights."""
+    """From the shipped wide autoencoder, or where there is none from the narrow one's weights.
+
+    decoder_only: from the folder's own, whose encoder stays as it is.
+    """
     import export
     from assemble import WEIGHTS
     from wide_autoencoder import WideAutoencoder, start_from
 
     torch.manual_seed(0)
-    if (flow_file.WEIGHTS / flow_file.AUTOENCODER).exists():
-        model = flow_file.read_autoencoder().requires_grad_(True).train()
+    start = folder if decoder_only else flow_file.WEIGHTS
+    if (start / flow_file.AUTOENCODER).exists():
+        model = flow_file.read_autoencoder(start).requires_grad_(True).train()
     else:
         model = WideAutoencoder()
         start_from(model, export.load_autoencoder(export.read(WEIGHTS)))
