@@ -8,7 +8,7 @@ import tiny_dits
 import torch
 from composing import remembered
 
-pytestmark = [pytest.mark.host, pytest.mark.any_host]
+pytestmark = pytest.mark.any_host
 
 
 @remembered

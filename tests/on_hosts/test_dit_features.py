@@ -9,7 +9,7 @@ import tiny_dits
 import torch
 from composing import remembered, run_node
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 STEPS = 4
 FAMILIES = ("flux", "lumina2", "wan", "sd3", "sd15")
 

@@ -20,7 +20,7 @@ from dit_rows import Row
 from dits import CONCAT, SIGMA
 from graph import relative
 
-pytestmark = pytest.mark.host
+pytestmark = pytest.mark.any_host
 NOTICED, SAME = 1e-3, {"positions": "same"}
 
 

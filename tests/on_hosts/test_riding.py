@@ -300,6 +300,7 @@ def test_other_errors_are_not_tried_again():
     assert len(calls) == 1
 
 
+@pytest.mark.any_host
 def test_what_a_layer_lends_is_gone_with_the_layer(monkeypatch):
     held, alive, original = [], [], riding.Passing.keep
 
