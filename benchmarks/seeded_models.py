@@ -61,8 +61,30 @@ NETWORKS = {
         "qkv_bias": True,
         "guidance_embed": True,
     },
+    # Two of 30 layers, and one refiner of the image and of the text instead of two each.
+    "zimage": {
+        "image_model": "lumina2",
+        "patch_size": 2,
+        "in_channels": 16,
+        "dim": 3840,
+        "n_layers": 2,
+        "n_refiner_layers": 1,
+        "n_heads": 30,
+        "n_kv_heads": 30,
+        "cap_feat_dim": 2560,
+        "qk_norm": True,
+        "axes_dims": [32, 48, 48],
+        "axes_lens": [1536, 512, 512],
+        "rope_theta": 256.0,
+        "ffn_dim_multiplier": 8.0 / 3.0,
+        "z_image_modulation": True,
+        "time_scale": 1000.0,
+        "pad_tokens_multiple": 32,
+    },
 }
-FAMILIES = {"sd15": "SD15", "sdxl": "SDXL", "flux": "Flux"}
+FAMILIES = {"sd15": "SD15", "sdxl": "SDXL", "flux": "Flux", "zimage": "ZImage"}
+# Of a prompt: its tokens, and the settings that say how wide each and the pooled one is.
+PROMPTS = {"flux": (256, "context_in_dim", "vec_in_dim"), "lumina2": (64, "cap_feat_dim", None)}
 
 
 def build(family: str, dtype: torch.dtype):
@@ -84,9 +106,10 @@ def build(family: str, dtype: torch.dtype):
 def prompt_for(model):
     """Text embeddings of the right width; what they say does not matter for time."""
     config = model.model.model_config.unet_config
-    width = config.get("context_dim") or config["context_in_dim"]
-    tokens, pooled = (256, config["vec_in_dim"]) if "vec_in_dim" in config else (77, 1280)
-    return [[torch.randn(1, tokens, width), {"pooled_output": torch.randn(1, pooled)}]]
+    unet = (77, "context_dim", None)
+    tokens, width, pooled = PROMPTS.get(config.get("image_model"), unet)
+    pooled = torch.randn(1, config.get(pooled, 1280))
+    return [[torch.randn(1, tokens, config[width]), {"pooled_output": pooled}]]
 
 
 def random_chain(model, side: int, steps: int):

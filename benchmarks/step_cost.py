@@ -9,7 +9,7 @@ paper hold them. `live` computes the photo's features beside each step, in the i
 call where it can; "apart" it has a call of its own. `cached` reads those that an earlier run left.
 The official script runs four rows a variation (conditional and unconditional, exemplar and
 generated), all of which read the longer keys; N variations are N times one. Without --checkpoint
-the network is SD1.5's or SDXL's, full size, with random weights, or Flux's with two of its blocks.
+the network is SD1.5's or SDXL's, full size, or two blocks of Flux's or Z-Image's; random weights.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def run(host, options: argparse.Namespace) -> None:
 def parse() -> argparse.Namespace:
     parser = hosted.parser_of(__doc__)
     parser.add_argument("--checkpoint", help="a checkpoint file; default: random weights")
-    parser.add_argument("--family", choices=("sd15", "sdxl", "flux"), default="sd15")
+    parser.add_argument("--family", choices=("sd15", "sdxl", "flux", "zimage"), default="sd15")
     parser.add_argument("--cfg", type=float, default=5.0, help="1: as distilled models (5)")
     parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"),
                         help="of the random weights; default: float16 on a GPU, else float32")
@@ -129,7 +129,7 @@ def measure(model, options: argparse.Namespace) -> dict[tuple[Kind, int], Cost]:
         stored[kind] = STEPS * chain.features.nbytes // len(PHASES)
         for n in options.variations:
             runs[kind, n] = {phase: Run(model, kind, n, chain, prompt, phase) for phase in PHASES}
-    for kind in (INVERSION,) if options.family == "flux" else (INVERSION, OFFICIAL):
+    for kind in (INVERSION,) if chain.model.is_transformer else (INVERSION, OFFICIAL):
         runs[kind, 1] = {phase: Run(model, kind, 1, chain, prompt, phase) for phase in PHASES}
     for by_phase in runs.values():
         for run in by_phase.values():

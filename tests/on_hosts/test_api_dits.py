@@ -106,16 +106,21 @@ def test_another_size_from_an_empty_latent(family, server):
     assert images.shape == (1, WIDE["height"], WIDE["width"], 3) and images.std() > 5
 
 
-def test_the_model_is_untouched_and_works_with_cores_sampler(family, server):
-    def core(model: str) -> dict:
-        prompt = prompts.core_sampler(model, STEPS, seed=51)
+def test_what_a_patched_run_leaves_however_it_ended(family, server):
+    """Core's sampler on the loader's model, and on the patch, before and after an interrupt."""
+
+    def core(model: str, steps: int = STEPS) -> dict:
+        prompt = prompts.core_sampler(model, steps, seed=51)
         prompt["size"] = node("EmptySD3LatentImage", **SMALL)
         return on(family, prompt)
 
-    before = run(server, core("checkpoint"))
-    patched = run(server, core("patch"))
+    def interrupt(name, value, maximum):
+        if name == "sample" and value == 2:
+            server.interrupt()
+
+    before, patched = (run(server, core(model)) for model in ("checkpoint", "patch"))
     assert np.abs(patched - before).max() > 20
-    again = core("checkpoint")
-    again["sample"]["inputs"]["seed"] = 52  # what is cached is not run
-    run(server, again)
+    with pytest.raises(comfy_process.Interrupted):
+        server.run(core("patch", 50), on_progress=interrupt)
     assert np.abs(run(server, core("checkpoint")) - before).max() == 0
+    assert np.abs(run(server, core("patch")) - patched).max() == 0

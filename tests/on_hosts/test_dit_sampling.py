@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import dits
 import graph
 import pytest
@@ -144,18 +146,27 @@ def test_a_saved_chain_samples_bitwise_the_same(family, tmp_path, monkeypatch):
     assert torch.equal(dits.sample(family, loaded, STYLE), dits.sample(family, chain, STYLE))
 
 
-def test_a_run_that_fails_leaves_nothing(family):
+@pytest.mark.parametrize("interrupted", [False, True], ids=["fails", "is interrupted"])
+def test_a_run_that_ends_early_leaves_nothing(family, interrupted):
+    """Between two model calls, or in the midst of one, as newer hosts interrupt."""
+    import comfy.model_management
+
     chain, model = dits.chain_of(family), dits.model_of(family)
-    plain = dits.sample(family, chain)
+    plain, steered = dits.sample(family, chain), dits.sample(family, chain, STYLE)
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    with (
-        spies.live_runs() as runs,
-        spies.model_rows(model, fail_at=4),
-        pytest.raises(RuntimeError, match="stopped by the test"),
-    ):
+    error = RuntimeError
+    stopped = spies.model_rows(model, 4)
+    if interrupted:
+        error = comfy.model_management.InterruptProcessingException
+        stopped = spies.failing(tiny_dits.last(model), 4, error)
+    with spies.live_runs() as runs, stopped, pytest.raises(error, match="stopped by") as kept:
         dits.sample(family, chain, STYLE)
-    assert runs
-    assert all(run() is None for run in runs)
+    run = runs[0]()  # alive, for the error's traceback has its frames
+    assert run.step is None and not run.conds
+    del run, kept
+    gc.collect()
+    assert runs[0]() is None
     assert "rival" not in str(model.model_options)
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
     assert torch.equal(dits.sample(family, chain), plain)
+    assert torch.equal(dits.sample(family, chain, STYLE), steered)

@@ -25,6 +25,23 @@ def model_rows(model, fail_at=None, error=RuntimeError):
 
 
 @contextmanager
+def failing(module, at, error):
+    """Inside it the module's n-th call raises before it begins."""
+    calls = []
+
+    def raising(module, inputs):
+        calls.append(module)
+        if len(calls) == at:
+            raise error("stopped by the test")
+
+    hook = module.register_forward_pre_hook(raising)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
 def exemplar_calls(monkeypatch):
     """A list that receives (x, sigma, denoised) of every exemplar that ran, whatever the call."""
     from comfyui_rival.rival_core.steering.step import Step

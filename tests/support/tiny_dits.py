@@ -72,9 +72,13 @@ def made(row: Family, seed: int = 0):
         weight.mul_(GAIN if STRONGER.search(name) else 1.0)
     patcher = comfy.model_patcher.ModelPatcher(
         model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
-    last = model.diffusion_model.get_submodule(row.last)
-    seeded.normalize_output(last, velocity(patcher, prompt=prompt(row)).std().item())
+    seeded.normalize_output(last(patcher), velocity(patcher, prompt=prompt(row)).std().item())
     return patcher
+
+
+def last(model) -> torch.nn.Module:
+    """The layer that ends a model call."""
+    return model.model.diffusion_model.get_submodule(_row(model).last)
 
 
 def conditioning(model, seed: int = 0, tokens: int = 24) -> list:
