@@ -46,7 +46,16 @@ def kept_out(model_options: dict, wrappers: dict | None = None) -> list[str]:
         for function in keyed[kind][key]
     ]
     found += [name_of(model_options[key]) for key in FUNCTIONS if model_options.get(key)]
+    found += map(name_of, of_images(model_options["transformer_options"]))
     return sorted(set(found))
+
+
+def of_images(transformer_options: dict) -> list[Any]:
+    """The patches inside blocks where one of them brings an image: others of its node need it."""
+    patches = transformer_options.get("patches", {})
+    if not OF_IMAGES & patches.keys():
+        return []
+    return [patch for kind in patches.values() for patch in kind]
 
 
 def guidance_of(model_options: dict) -> list[str]:
@@ -82,7 +91,7 @@ def apart(model_options: dict) -> dict:
     options = {k: v for k, v in model_options.items() if k not in (*FUNCTIONS, WINDOWS)}
     inner = options["transformer_options"]
     inner = {**inner, "wrappers": without(inner.get("wrappers", {}))}
-    if OF_IMAGES & inner.get("patches", {}).keys():  # others of such a node count on these
+    if of_images(inner):
         inner["patches"] = {}
     return {**options, "transformer_options": inner}
 
@@ -117,7 +126,8 @@ def explained(names: list[str]) -> Iterator[None]:
         reason = f"{error}".partition("\n")[0][:120]
         raise RivalError(
             f"the photo's own model call fails ({reason}) without {', '.join(names)}, which may "
-            "remember other calls or cut them into tiles: remove that from the model"
+            "remember other calls, cut them into tiles or bring an image: remove that from the "
+            "model"
         ) from error
 
 

@@ -19,8 +19,8 @@ def left_out(names: Sequence[str], guidance: Sequence[str] = ()) -> list[str]:
     notices = []
     if names:
         notices.append(
-            f"{', '.join(names)} may remember other model calls or cut them into tiles, so the "
-            "photo goes without"
+            f"{', '.join(names)} may remember other model calls, cut them into tiles or bring an "
+            "image of the new one's, so the photo goes without"
         )
     if guidance:
         notices.append(f"{', '.join(guidance)} guides samplers only: the photo is seen unguided")

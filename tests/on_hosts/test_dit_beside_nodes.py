@@ -188,6 +188,23 @@ def test_an_attention_that_drops_ours_is_said_once(family, caplog):
     assert caplog.text.count("the photo is not read there") == 1
 
 
+def test_an_image_that_another_node_brings_stays_out_of_the_photos_calls(monkeypatch, caplog):
+    def bring_image(args):
+        return {**args, "img": args["img"].roll(1, dims=-1)}
+
+    chain, model = dits.chain_of("flux"), dits.model_of("flux").clone()
+    model.set_model_patch(bring_image, "post_input")
+    seen = []
+    for one in (model, dits.model_of("flux")):
+        with spies.exemplar_calls(monkeypatch) as calls:
+            seen.append(dits.sample("flux", chain, model=graph.patch(one, chain)))
+        seen.append({sigma: out[0] for _, sigma, out in calls})
+    brought, beside_it, plain, alone = seen
+    assert relative(brought, plain) > 1e-2
+    assert alone and all(relative(beside_it[sigma], alone[sigma]) < 1e-5 for sigma in alone)
+    assert caplog.text.count("bring_image may remember") == 1
+
+
 def test_calls_that_skip_every_block_are_said_too(caplog):
     """Some step caches change the network's own forward; core's, outside of it, need no word."""
     chain, model = dits.chain_of("flux"), dits.patched("flux", (dits.chain_of("flux"), {}))
