@@ -230,12 +230,14 @@ class RivalInvert(io.ComfyNode):
             residuals=inversion.residuals[:, 0],
             calls=inversion.evaluations[:, 0],
             weights=host.weights_fingerprint(model),
+            is_flat=latent["samples"].ndim < image.ndim,
         )
         logging.info("%s: %s\n%s", NODE, summary(chain), residual_table(chain))
         notices += notify(NODE, unsolved_notice(chain))
         if handover is not None:
             notices += handover.hand_over(chain)
-        return output(chain, {"samples": end}, text=[*notices, cls.summary(chain, schedule)])
+        noise = {"samples": chain.as_photo(end)}
+        return output(chain, noise, text=[*notices, cls.summary(chain, schedule)])
 
     @classmethod
     def summary(cls, chain, schedule) -> str:

@@ -101,7 +101,7 @@ class RivalReconstruct(io.ComfyNode):
                     photo(image, decoded, decoded.shape[2] // pixels))
             found.append(errors(decoded, wanted, peak=1.0))
             lines.append(f"image: {found[1]}")
-        latent, text = {"samples": samples}, "\n".join(lines)
+        latent, text = {"samples": chain.as_photo(samples)}, "\n".join(lines)
         return output(latent, found[0].relative, found[-1].psnr, text, text=lines)
 
 

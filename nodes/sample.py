@@ -168,7 +168,7 @@ class RivalKSampler(io.ComfyNode):
         )
         with named(NODE):
             notices += notify(NODE, checks.finite_images(samples))
-        return output(cls.result(samples, latent, draws), text=notices)
+        return output(cls.result(chain.as_photo(samples), latent, draws), text=notices)
 
     @classmethod
     def result(cls, samples, latent, draws) -> dict:

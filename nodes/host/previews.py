@@ -44,8 +44,12 @@ def picture_of(latent: Tensor, name: str, vae: Any | None = None) -> Tensor | No
 
 
 def decoded(vae: Any, samples: Tensor) -> Tensor:
-    """The samples of a LATENT of images as an IMAGE [B, H, W, 3], as VAE Decode makes it."""
-    pictures = vae.decode(samples)
+    """The samples of a LATENT of images as an IMAGE [B, H, W, 3], as VAE Decode makes it.
+
+    Older hosts leave it to us that a VAE of images knows no time.
+    """
+    is_timed = samples.ndim == 5 and getattr(vae, "latent_dim", 3) == 2
+    pictures = vae.decode(samples[:, :, 0] if is_timed else samples)
     return pictures if pictures.ndim == 4 else pictures.flatten(0, 1)  # the frames of each
 
 

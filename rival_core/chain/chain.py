@@ -59,6 +59,8 @@ class Chain:
     cfg: the guidance it was inverted with.
     residuals, calls: [S], how well each step was solved, and with how many model calls.
     weights: the host's fingerprint of the weights it was inverted with; "" is unknown.
+    is_flat: whether the photo's latent came without the time that the model's latents have. No file
+        holds it.
     seed: of what the host draws where it encodes the conditioning (unCLIP's augmentation). One for
         all chains, so that no file holds it: to change it is to change what a chain was made with.
     """
@@ -77,6 +79,7 @@ class Chain:
     residuals: Tensor | None = None
     calls: Tensor | None = None
     weights: str = ""
+    is_flat: bool = False
     features: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False)
 
     def __repr__(self) -> str:
@@ -118,6 +121,10 @@ class Chain:
     def size(self) -> tuple[int, int]:
         """A latent's height and width."""
         return tuple(self.latents.shape[-2:])
+
+    def as_photo(self, samples: Tensor) -> Tensor:
+        """Samples [B, C, *grid] with a time only if the photo's had one: one VAE takes both."""
+        return samples.squeeze(2) if self.is_flat else samples
 
     @property
     def end(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import graph
 import pytest
 import torch
 from made_chains import make_chain
@@ -109,12 +110,64 @@ def test_a_mask_lies_on_each_image_of_a_batch():
     assert torch.equal(timed.squeeze(2), flat) and not flat[0].any() and flat[1].all()
 
 
+@pytest.fixture(scope="module")
+def runs():
+    """What the nodes give of a photo with a time, and of the same without one."""
+    import tiny_dits
+    from comfyui_rival.nodes import RivalReconstruct
+
+    model = tiny_dits.build("wan")
+    prompt, other = (tiny_dits.conditioning(model, seed) for seed in (1, 2))
+    timed = tiny_dits.latent(model, 5)["samples"]
+    found = []
+    for samples in (timed, timed.squeeze(2)):
+        chain, noise = graph.invert(model, {"samples": samples}, prompt, steps=2)
+        patched = graph.patch(model, chain)
+        given = {"latent": {"samples": torch.zeros(1, 16, 4, 6)}, "batch_size": 2}
+        again = RivalReconstruct.execute(model, chain, ImageDecoder()).args
+        found.append((chain, {
+            "noise": noise["samples"],
+            "variations": graph.rival_sample(patched, chain, other, prompt, cfg=2.0, batch_size=2),
+            "another size": graph.rival_sample(patched, chain, other, prompt, cfg=1.0, **given),
+            "reconstruction": again[0]["samples"],
+        }, again[1:]))
+    return found
+
+
+def test_a_photo_without_time_comes_back_without_one(runs):
+    """So that its VAE, which knows images only, decodes it; the chain is the same."""
+    (chain, timed, _), (flat_chain, flat, _) = runs
+    assert torch.equal(flat_chain.latents, chain.latents) and chain.grid[0] == 1
+    for name, samples in flat.items():
+        assert timed[name].ndim == 5 and samples.ndim == 4, name
+        assert torch.equal(samples, timed[name][:, :, 0]), name
+
+
+def test_a_vae_of_images_shows_what_has_time(runs):
+    """It is never given the time: also where the chain has one, as from a file."""
+    (chain, _, timed), (_, _, flat) = runs
+    assert timed == flat and "image: " in timed[-1]
+    from comfyui_rival.nodes import host
+
+    assert host.picture_of(chain.clean, "Wan21", ImageDecoder()).shape == (64, 64, 3)
+
+
 class Decoder:
     """A VAE that shows the first three channels, as the host's do for latents with time."""
 
     def decode(self, samples):
         picture = samples[:, :3].movedim(1, -1)
         return picture.repeat_interleave(8, -3).repeat_interleave(8, -2)
+
+
+class ImageDecoder(Decoder):
+    """One that takes four dimensions only, as the oldest host hands on what it is given."""
+
+    latent_dim = 2
+
+    def decode(self, samples):
+        assert samples.ndim == 4
+        return super().decode(samples)
 
 
 @pytest.mark.parametrize("name, channels, grid", [
