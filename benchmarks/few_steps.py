@@ -1,6 +1,6 @@
 """Whether fewer steps, inverted exactly, make variations as good as the paper's 50 steps.
 
-    python benchmarks/few_steps.py --scenes 24 --variations 2
+    python benchmarks/few_steps.py --model flow --scenes 24 --variations 2
 
 The scenes, the model and what is measured are benchmarks/quality.py's. Every row inverts the same
 scenes with its own steps and solver and varies them with RIVAL's defaults; printed are the figures,
@@ -29,45 +29,30 @@ def main() -> int:
 
 def run(options: argparse.Namespace) -> None:
     import report
-    import torch
     import variations
-    from judge import trained_judge
     from render import render
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = variations.DemoModel(options.weights, torch.bfloat16, device)
-    judge = trained_judge(model.through, REPO / ".cache" / "benchmarks", model.digest)
+    model, judge, clock = quality.prepared(options)
     scenes = quality.choose_scenes(options.scenes, "held-out", quality.FIRST_SEED)
     latents = model.encode(render(scenes))
-    shown, clock, figures = model.decode(latents), quality.Clock(), {}
+    shown, figures = model.decode(latents), {}
     for steps, solver, iterations in ROWS:
         settings = variations.Settings(steps, options.cfg, options.variations, options.seed,
                                        variations.Solver(solver, iterations))
-        cases = variations.make_cases(model.exact, scenes, latents, settings)
+        cases = variations.make_cases(model, scenes, latents, settings)
         images = [model.decode(variations.rival()(model.quick, c, settings)) for c in cases]
         name = f"{steps} steps, `{solver}` ({cost(cases)})"
         figures[name] = report.measure(judge, scenes, shown, images)
         clock.say(name)
-    print(f"{options.scenes} held-out scenes, {options.variations} variations of each, cfg "
-          f"{options.cfg:g}: mean ± standard error over scenes.", "", report.table(figures), "",
-          *differences(figures), sep="\n")
+    print(f"{options.scenes} held-out scenes, {options.variations} variations of each by the "
+          f"{options.model} model, cfg {options.cfg:g}: mean ± standard error over scenes.", "",
+          report.table(figures), "", report.paired(figures, next(iter(figures))), sep="\n")
 
 
 def cost(cases: list) -> str:
     """Model rows of the inversion, and of one variation after it at guidance."""
     calls = sum(int(case.chain.calls.sum()) for case in cases) / len(cases)
     return f"{calls:.0f} + {3 * (len(cases[0].sigmas) - 1)} rows"
-
-
-def differences(figures: dict) -> list[str]:
-    """Each row against the first, scene against scene."""
-    import report
-
-    first, *others = figures
-    return [line for name in others for line in (
-        f"{name} against {first}:",
-        *(report.verdict(figure, figures[name], figures[first])
-          for figure in [*report.NEAREST, "diversity"]))]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""A picture of the quality benchmark: a row for each method, some exemplars and their variations.
-"""
+"""The quality benchmark's pictures: a row for each method, or a row for each exemplar."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ from scenes import caption
 EXEMPLARS, VARIATIONS = 5, 2  # at most that many are shown
 CELL, GAP, BETWEEN = 112, 6, 22  # pixels
 LABELS, LINE = 190, 21
+ROWS, SIDE = 8, 160  # of a picture with a row for each exemplar, and a cell's pixels there
 
 
 def sheet(scenes: Sequence, shown: Tensor, images: Mapping[str, Sequence[Tensor]]) -> Image.Image:
@@ -44,12 +44,33 @@ def sheet(scenes: Sequence, shown: Tensor, images: Mapping[str, Sequence[Tensor]
     return page
 
 
+def rows(scenes: Sequence, shown: Tensor,
+         columns: Mapping[str, Sequence[Tensor]]) -> Image.Image:
+    """A row for each exemplar: itself, then its pictures [n, 3, h, w] under each heading."""
+    groups = {"exemplar": [image[None] for image in shown], **columns}
+    widths = [len(pictures[0]) * (SIDE + GAP) - GAP for pictures in groups.values()]
+    lefts = [MARGIN + sum(widths[:i]) + i * BETWEEN for i in range(len(widths))]
+    scenes, step = scenes[:ROWS], SIDE + LINE + BETWEEN
+    size = lefts[-1] + widths[-1] + MARGIN, MARGIN + LINE + GAP + len(scenes) * step
+    page = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(page)
+    for (name, pictures), left in zip(groups.items(), lefts):
+        write(draw, left, MARGIN - GAP, [name])
+        for i, scene in enumerate(scenes):
+            y = MARGIN + LINE + GAP + i * step
+            for j, image in enumerate(pictures[i]):
+                page.paste(to_image(image, SIDE), (left + j * (SIDE + GAP), y))
+            if name == "exemplar":
+                write(draw, left, y + SIDE + GAP // 2, [caption(scene.attributes)])
+    return page
+
+
 def write(draw: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str]) -> None:
     for i, line in enumerate(lines):
         draw.text((x, y + i * LINE), line, fill=INK, font=font(TEXT_SIZE))
 
 
-def to_image(image: Tensor) -> Image.Image:
+def to_image(image: Tensor, side: int = CELL) -> Image.Image:
     """[3, h, w] in 0..1, as large as a cell."""
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS)
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)

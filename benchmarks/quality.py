@@ -1,13 +1,14 @@
 """How good variations are, measured where the truth is known: on scenes drawn from a seed.
 
-    python benchmarks/quality.py --scenes 12 --variations 2 --picture quality.png
+    python benchmarks/quality.py --model flow --rows rows.png
 
-The demo model varies scenes that it has never seen, with captions that it was never taught, by
+A demo model varies scenes that it has never seen, with captions that it was never taught, by
 every method of the table. Each variation is measured against its exemplar as the autoencoder shows
 it: how near in palette and texture, whether kind and number of the shapes are the exemplar's, and
 how far the layout is from the exemplar's and from the other variations'. The first row is the
 truth: the same scene drawn in other layouts. Printed are a table for docs/quality.md, the margin of
-error of what reads it, and what the rows say for and against RIVAL.
+error of what reads it, each method beside text-to-image scene by scene, and what the rows say for
+and against RIVAL. Two pictures are left: all methods, and RIVAL beside its exemplars.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import environment
 
 FIRST_SEED = 9 * 10**9  # of the exemplars: no training sees them
 TAUGHT = 600  # captions that also the shortest training has seen
+ITERATIONS = 10  # of a solver, at most
 JUDGED = 200  # other true scenes, on which what measures is itself measured
 TRUTH = "the same scene drawn anew"
 
@@ -57,63 +59,98 @@ def parser_of(description: str, scenes: int) -> argparse.ArgumentParser:
     parser.add_argument("--variations", type=int, default=2, help="of each, by each method (2)")
     parser.add_argument("--cfg", type=float, default=2.5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the demo model's folder")
+    parser.add_argument("--model", choices=("unet", "flow"), default="unet",
+                        help="which of the demo's models (unet)")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the demo models' folder")
     parser.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's own choice")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
+                        help="of sampling (bfloat16); chains are float32 always")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     return parser
 
 
 def parse() -> argparse.Namespace:
-    parser = parser_of(__doc__, scenes=12)
-    parser.add_argument("--steps", type=int, default=50)
+    parser = parser_of(__doc__, scenes=24)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--solver", default="anderson", help="of the chains (anderson)")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8],
                         help="of image-to-image (0.4 0.6 0.8)")
     parser.add_argument("--captions", choices=("held-out", "taught"), default="held-out",
                         help="the exemplars' captions: never trained on, or trained on")
     parser.add_argument("--picture", type=Path, default=REPO / ".cache" / "quality.png",
-                        help="the file for a picture of some of the variations")
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
-                        help="of sampling (bfloat16); chains are float32 always")
-    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+                        help="the file for a picture of some variations by every method")
+    parser.add_argument("--rows", type=Path, default=REPO / ".cache" / "rows.png",
+                        help="the file for a picture of exemplars, RIVAL, and text-to-image")
     return parser.parse_args()
 
 
 def run(options: argparse.Namespace) -> None:
-    import picture
     import report
     import torch
     import variations
-    from judge import agreement, trained_judge
     from render import render
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = variations.DemoModel(options.weights, getattr(torch, options.precision), device)
-    settings = variations.Settings(options.steps, options.cfg, options.variations, options.seed)
-    clock = Clock()
-    judge = trained_judge(model.through, REPO / ".cache" / "benchmarks", model.digest)
-    unseen = choose_scenes(JUDGED, "held-out", FIRST_SEED + 10**6)
-    seen = model.through(render(unseen))
-    accuracy = agreement(judge, seen, [scene.attributes for scene in unseen])
-    overlap = report.masks_overlap(unseen, seen)
+    model, judge, clock = prepared(options)
+    settings = variations.Settings(options.steps, options.cfg, options.variations, options.seed,
+                                   variations.Solver(options.solver, ITERATIONS))
+    accuracy, overlap = accuracies(model, judge)
     clock.say("the judge")
     scenes = choose_scenes(options.scenes, options.captions, FIRST_SEED)
     latents = model.encode(render(scenes))
-    cases = variations.make_cases(model.exact, scenes, latents, settings)
+    cases = variations.make_cases(model, scenes, latents, settings)
     shown = model.decode(latents)
     clock.say(f"{len(cases)} chains")
     images = {TRUTH: true_variations(model.through, scenes, options.variations)}
-    for name, make in variations.methods(options.strengths).items():
+    for name, make in variations.methods(options.strengths, options.model == "flow").items():
         images[name] = [model.decode(make(model.quick, case, settings)) for case in cases]
         clock.say(name)
     figures = {name: report.measure(judge, scenes, shown, of_method)
                for name, of_method in images.items()}
     back = torch.cat([variations.walk_back(model.exact, case) for case in cases])
     print(report.heading(options, accuracy, overlap), "", report.table(figures), "",
+          report.paired(figures, report.PLAIN), "",
           report.reconstruction(back, latents, model.decode(back), shown), "",
           *report.claims(figures, options.strengths), sep="\n")
-    sheet = picture.sheet(scenes, shown, images)
-    options.picture.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(options.picture)
-    print(f"\npicture: {options.picture}")
+    draw(options, scenes, shown, images)
+
+
+def prepared(options: argparse.Namespace) -> tuple:
+    """The model, the judge for its autoencoder, and a clock that runs since then."""
+    import torch
+    import variations
+    from judge import trained_judge
+
+    clock = Clock()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, options.precision)
+    model = variations.DemoModel(options.model, options.weights, dtype, device)
+    return model, trained_judge(model.through, REPO / ".cache" / "benchmarks", model.digest), clock
+
+
+def accuracies(model, judge) -> tuple[dict, float]:
+    """Of the judge on true scenes, and of the shapes by which layouts are measured."""
+    import report
+    from judge import agreement
+    from render import render
+
+    unseen = choose_scenes(JUDGED, "held-out", FIRST_SEED + 10**6)
+    seen = model.through(render(unseen))
+    found = agreement(judge, seen, [scene.attributes for scene in unseen])
+    return found, report.masks_overlap(unseen, seen)
+
+
+def draw(options: argparse.Namespace, scenes: Sequence, shown, images: dict) -> None:
+    """The two pictures."""
+    import picture
+    import report
+
+    columns = {"RIVAL": images[report.RIVAL], "the same caption without it": images[report.PLAIN]}
+    pages = {options.picture: picture.sheet(scenes, shown, images),
+             options.rows: picture.rows(scenes, shown, columns)}
+    for file, page in pages.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        page.save(file)
+        print(f"\npicture: {file}")
 
 
 def choose_scenes(count: int, captions: str, first: int) -> list:

@@ -26,8 +26,10 @@ NEAREST = [name for name, *_, way in COLUMNS if way and name != "diversity"]
 ABLATIONS = {  # what each part of RIVAL is for
     "RIVAL, no attention injection": ("pattern", "kind", "count", "texture"),
     "RIVAL, no normalisation": ("palette",),
+    "RIVAL, start gaussian": ("palette",),
     "RIVAL, no shuffle": ("diversity",),
 }
+PLAIN, RIVAL = "text-to-image, same caption", "RIVAL"
 Figures = dict[str, Tensor]  # each [scenes], the mean of a scene's variations
 
 
@@ -74,10 +76,10 @@ def heading(options: argparse.Namespace, accuracy: dict[str, Tensor], overlap: f
     said = ", ".join(f"the {name} of {100 * float(right.mean()):.0f} %"
                      for name, right in accuracy.items())
     return (f"{options.scenes} scenes with {options.captions} captions, {options.variations} "
-            f"variations of each, {options.steps} steps, cfg {options.cfg:g}: mean ± standard "
-            f"error over scenes. On {judged} other true scenes the judge is right about {said}; "
-            "the shapes by which layouts are measured overlap the true ones to "
-            f"{100 * overlap:.0f} %.")
+            f"variations of each by the {options.model} model, {options.steps} steps, cfg "
+            f"{options.cfg:g}: mean ± standard error over scenes. On {judged} other true scenes "
+            f"the judge is right about {said}; the shapes by which layouts are measured overlap "
+            f"the true ones to {100 * overlap:.0f} %.")
 
 
 def table(figures: dict[str, Figures]) -> str:
@@ -87,6 +89,19 @@ def table(figures: dict[str, Figures]) -> str:
     for method, found in figures.items():
         cells = (cell(found[name], decimals) for name, _, decimals, _ in COLUMNS)
         lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def paired(figures: dict[str, Figures], reference: str) -> str:
+    """In Markdown: how far each other method is from the reference's figures, scene by scene."""
+    columns = [column for column in COLUMNS if column[0] in (*NEAREST, "diversity")]
+    lines = [f"| less {reference} | " + " | ".join(title for _, title, *_ in columns) + " |",
+             "|---|" + "---|" * len(columns)]
+    for method, found in figures.items():
+        if method != reference:
+            cells = (cell(found[name] - figures[reference][name], decimals + 1)
+                     for name, _, decimals, _ in columns)
+            lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -117,7 +132,7 @@ def reconstruction(back: Tensor, latents: Tensor, seen: Tensor, shown: Tensor) -
 
 def claims(figures: dict[str, Figures], strengths: Sequence[float]) -> list[str]:
     """Whether each thing that RIVAL promises holds, by how much, scene against scene."""
-    plain, ours = figures["text-to-image, same caption"], figures["RIVAL"]
+    plain, ours = figures[PLAIN], figures[RIVAL]
     lines = ["RIVAL against text-to-image with the same caption:"]
     lines += [verdict(name, ours, plain) for name in NEAREST]
     lines.append("RIVAL's layouts against image-to-image at equal nearness:")
@@ -146,9 +161,9 @@ def against_images(name: str, figures: dict[str, Figures], strengths: Sequence[f
     curve = [(0.0, 0.0, 0.0)]
     curve += [(s, *(float(figures[f"image-to-image {s:g}"][key].nanmean())
                     for key in (name, "diversity"))) for s in sorted(strengths)]
-    curve.append((1.0, *(float(figures["text-to-image, same caption"][key].nanmean())
+    curve.append((1.0, *(float(figures[PLAIN][key].nanmean())
                          for key in (name, "diversity"))))
-    near, ours = (float(figures["RIVAL"][key].nanmean()) for key in (name, "diversity"))
+    near, ours = (float(figures[RIVAL][key].nanmean()) for key in (name, "diversity"))
     strength, theirs = at_nearness(curve, near)
     return (f"- equal {name} distance ({near:.1f}, strength {strength:.2f}): "
             f"{ours:.2f} against {theirs:.2f}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,53 +13,45 @@ from torch import Tensor
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
 
-import export
-import in_process
-from clip import TextEncoder
-from scenes import Scene, caption
-
-if in_process.PACK not in sys.modules:
-    in_process.register_pack()
+import assemble
+import second_engine
 from comfyui_rival.rival_core.chain.chain import Chain
 from comfyui_rival.rival_core.diffusers import engine
-from comfyui_rival.rival_core.diffusers.model import Model, Prompt, to_diffusers
-from comfyui_rival.rival_core.inversion.fixed_point import DDIM, Solver
+from comfyui_rival.rival_core.diffusers.port import Network
+from comfyui_rival.rival_core.inversion.fixed_point import Solver
 from comfyui_rival.rival_core.steering.exemplar import Exemplar
 from comfyui_rival.rival_core.steering.gates import Gates
+from report import PLAIN, RIVAL
+from scenes import Scene, caption
+from second_engine import Prompt
 
-WEIGHTS = REPO / "demo" / "model" / "weights"
 PASS = 16  # pictures at a time through the autoencoder
+ANDERSON = Solver("anderson", 10)
 
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = 50
-    cfg: float = 5.0
+    steps: int = 20
+    cfg: float = 2.5
     count: int = 3  # variations of each scene
     seed: int = 0
-    solver: Solver = DDIM
+    solver: Solver = ANDERSON
 
 
 class DemoModel:
-    """The demo's weights: float32 for chains, `dtype` for all else, which is most of the time."""
+    """One of the demo's models: float32 for chains, `dtype` for all else, which takes the time."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: str):
-        from diffusers.utils import logging
-
-        logging.set_verbosity_error()  # it warns that a cast may be a mistake
-        tensors = export.read(folder)
-        if not any(name.startswith(export.UNET_PREFIX) for name in tensors):
-            raise SystemExit(f"no UNet in {folder}: export.py writes it there")
-        unet = {name: w.float() for name, w in tensors.items()
-                if name.startswith(export.UNET_PREFIX)}
-        self.exact, self.quick = (
-            Model(to_diffusers(unet).to(device, kind, memory_format=torch.channels_last))
-            for kind in (torch.float32, dtype))
-        self.autoencoder = export.load_autoencoder(tensors).to(
-            device, dtype, memory_format=torch.channels_last)
-        self.digest = hashlib.sha256(b"".join(
-            w.numpy().tobytes() for name, w in tensors.items()
-            if name.startswith(export.VAE_PREFIX))).hexdigest()[:12]
+    def __init__(self, name: str, folder: Path, dtype: torch.dtype, device: str):
+        try:
+            model = second_engine.MODELS[name](folder)
+        except assemble.MissingWeights as error:
+            raise SystemExit(str(error)) from error
+        self.exact, self.quick = (model.network(kind, device) for kind in (torch.float32, dtype))
+        self.embed = model.prompts
+        autoencoder = model.autoencoder()
+        self.digest = second_engine.digest(autoencoder)
+        self.autoencoder = autoencoder.to(device, memory_format=torch.channels_last)
+        self.device, self.is_half = device, dtype != torch.float32
 
     def encode(self, images: Tensor) -> Tensor:
         return self._in_parts(self.autoencoder.encode, images)
@@ -75,14 +66,9 @@ class DemoModel:
 
     @torch.no_grad()
     def _in_parts(self, half: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        like = next(self.autoencoder.parameters())
-        return torch.cat([half(part.to(like, memory_format=torch.channels_last)).float().cpu()
-                          for part in x.split(PASS)])
-
-
-def embed(captions: Sequence[str]) -> list[Prompt]:
-    """The captions as the demo model was taught them."""
-    return [Prompt(tokens[None]) for tokens in TextEncoder()(list(captions))]
+        parts = (part.to(self.device, memory_format=torch.channels_last) for part in x.split(PASS))
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.is_half):
+            return torch.cat([half(part).float().cpu() for part in parts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +76,7 @@ class Case:
     """One exemplar: the scene, its caption, and the chain that it was inverted to."""
 
     scene: Scene
-    latent: Tensor  # [1, 4, h, w]
+    latent: Tensor  # [1, C, h, w]
     chain: Chain
     positive: Prompt
     negative: Prompt
@@ -100,13 +86,16 @@ class Case:
         return self.chain.falling_sigmas()
 
 
-def make_cases(model: Model, scenes: Sequence[Scene], latents: Tensor,
-               settings: Settings) -> list[Case]:
-    """As the README's variation: inverted with the caption, and an empty negative."""
-    empty, *prompts = embed(["", *(caption(scene.attributes) for scene in scenes)])
+def make_cases(model: DemoModel, scenes: Sequence[Scene], latents: Tensor,
+               settings: Settings, cfg: float = 1.0) -> list[Case]:
+    """As the README's variation: inverted with the caption, and an empty negative.
+
+    cfg: of the inversion.
+    """
+    empty, *prompts = model.embed(["", *(caption(scene.attributes) for scene in scenes)])
     return [
         Case(scene, latent[None],
-             engine.invert(model, latent[None], prompt, settings.steps, empty,
+             engine.invert(model.exact, latent[None], prompt, settings.steps, empty, cfg,
                            solver=settings.solver), prompt, empty)
         for scene, latent, prompt in zip(scenes, latents, prompts)
     ]
@@ -114,10 +103,11 @@ def make_cases(model: Model, scenes: Sequence[Scene], latents: Tensor,
 
 # --- the rows of the table ------------------------------------------------------------------------
 
-Make = Callable[[Model, Case, Settings], Tensor]
+Make = Callable[[Network, Case, Settings], Tensor]
+Layers = frozenset | None  # in which a photo is read; None: in all
 
 
-def plain(model: Model, case: Case, settings: Settings) -> Tensor:
+def plain(model: Network, case: Case, settings: Settings) -> Tensor:
     """Text-to-image with the exemplar's caption."""
     return _walk(model, case, settings, _pure_noise(case, settings), case.sigmas)
 
@@ -125,46 +115,59 @@ def plain(model: Model, case: Case, settings: Settings) -> Tensor:
 def image_to_image(strength: float) -> Make:
     """The exemplar, noised to the level where the last `strength` of the steps begin."""
 
-    def make(model: Model, case: Case, settings: Settings) -> Tensor:
+    def make(model: Network, case: Case, settings: Settings) -> Tensor:
         sigmas = case.sigmas[round((1 - strength) * settings.steps):]
-        x = case.latent + sigmas[0] * _noise(case, settings)
+        kept = case.chain.scaling.clean_share(float(sigmas[0]))
+        x = kept * case.latent + sigmas[0] * _noise(case, settings)
         return _walk(model, case, settings, x, sigmas)
 
     return make
 
 
-def rival(start: str = "shuffle", **gates: float) -> Make:
-    """RIVAL with its defaults but for these. From `inverted` there is only one variation."""
+def rival(start: str = "shuffle", positions: str = "beside", layers: Layers = None,
+          **gates: float) -> Make:
+    """RIVAL with its defaults but for these. From `inverted` there is only one variation.
 
-    def make(model: Model, case: Case, settings: Settings) -> Tensor:
+    positions: of the flow model; the UNet has none.
+    """
+
+    def make(model: Network, case: Case, settings: Settings) -> Tensor:
         draws = range(1 if start == "inverted" else settings.count)
+        exemplar = Exemplar(case.chain, Gates(**gates), positions=positions, layers=layers)
         out = engine.sample(
-            model, case.chain, [Exemplar(case.chain, Gates(**gates))], case.positive,
-            case.negative, settings.seed, settings.cfg, start, draws)
+            model, case.chain, [exemplar], case.positive, case.negative, settings.seed,
+            settings.cfg, start, draws)
         return out.expand(settings.count, -1, -1, -1) if start == "inverted" else out
 
     return make
 
 
-def methods(strengths: Sequence[float]) -> dict[str, Make]:
-    """By the name in the table, from the plainest to RIVAL and what it is without each part."""
+def methods(strengths: Sequence[float], has_positions: bool) -> dict[str, Make]:
+    """By the name in the table, from the plainest to RIVAL and what it is without each part.
+
+    That the text's keys are read twice, as often as the image's, is no part to leave out: both of
+    the demo's models attend to the text apart from the image.
+    """
+    others = ("shuffled", "same") if has_positions else ()
     return {
-        "text-to-image, same caption": plain,
+        PLAIN: plain,
         **{f"image-to-image {s:g}": image_to_image(s) for s in sorted(strengths, reverse=True)},
-        "RIVAL": rival(),
+        RIVAL: rival(),
         "RIVAL, no attention injection": rival(inject_end=0.0),
         "RIVAL, no normalisation": rival(normalize_end=0.0),
+        "RIVAL, start gaussian": rival("gaussian"),
         "RIVAL, no shuffle": rival("inverted"),
+        **{f"RIVAL, positions {name}": rival(positions=name) for name in others},
     }
 
 
-def walk_back(model: Model, case: Case) -> Tensor:
+def walk_back(model: Network, case: Case) -> Tensor:
     """The clean latent that the chain's end leads back to, unguided and unaided."""
     x = engine.sample_euler(model, case.chain.end, case.sigmas, case.positive)
     return x / case.chain.scaling.level(float(case.sigmas[-1]))
 
 
-def _walk(model: Model, case: Case, settings: Settings, x: Tensor, sigmas: Tensor,
+def _walk(model: Network, case: Case, settings: Settings, x: Tensor, sigmas: Tensor,
           exemplars: Sequence[Exemplar] = ()) -> Tensor:
     x = engine.sample_euler(model, x, sigmas, case.positive, case.negative, settings.cfg,
                             exemplars)

@@ -55,7 +55,7 @@ def run(options: Options, host: hosts.Host | None, python: Path) -> None:
     else:
         from diffusers_engine import DiffusersEngine
 
-        engine = DiffusersEngine()
+        engine = DiffusersEngine(options.model)
     try:
         session.run(options, engine)
     except assemble.MissingWeights as error:

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import assemble
 import comfy_process
+import loaders
 import variation
 import workflow
 from errors import DemoError
@@ -20,7 +20,6 @@ from pictures import STAGES, Pictures
 from progress import Progress
 
 WORKFLOW = Path(__file__).resolve().parent.parent / "example_workflows" / "variation.json"
-LOADER = "CheckpointLoaderSimple"
 
 
 class ComfyUIEngine:
@@ -31,26 +30,27 @@ class ComfyUIEngine:
         return f"ComfyUI {self.host.version}"
 
     def run(self, options: Options, exemplars: Sequence[Exemplar]) -> list[Pictures]:
-        checkpoint = options.checkpoint or assemble.checkpoint()
+        model = loaders.files(options)
         with tempfile.TemporaryDirectory(prefix="rival-demo-") as folder:
             base = Path(folder)
             try:
-                return self._generate(options, exemplars, checkpoint, base)
+                return self._generate(options, exemplars, model, base)
             except comfy_process.StartError as error:
                 raise server_failure(error, base, options.output) from error
             except comfy_process.ExecutionError as error:
                 raise prompt_failure(error, options) from error
 
-    def _generate(self, options, exemplars, checkpoint: Path, base: Path) -> list[Pictures]:
+    def _generate(self, options, exemplars, model: loaders.Files, base: Path) -> list[Pictures]:
         comfy_process.prepare(base, "ComfyUI-RIVAL")
-        place(checkpoint, base / "models" / "checkpoints" / checkpoint.name)
-        # A CPU is quicker with the demo model's few weights widened once than at every call.
+        for folder, file in model.items():
+            place(file, base / "models" / folder / file.name)
+        # A CPU is quicker with the demo models' few weights widened once than at every call.
         arguments = ["--force-fp32"] if options.checkpoint is None else []
         print(f"Starting {self.host}", flush=True)
         with comfy_process.running(self.host, self.python, base, arguments) as client:
             prompt = fitting_prompt(client)
             return [
-                vary(client, variation.job(prompt, options, exemplar, checkpoint.name), base,
+                vary(client, variation.job(prompt, options, exemplar, model), base,
                      exemplar, options.steps)
                 for exemplar in exemplars
             ]  # fmt: skip
@@ -79,6 +79,7 @@ def fitting_prompt(client: comfy_process.Client) -> dict:
 
 def place(source: Path, target: Path) -> None:
     """A link where the system allows one, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in (target.symlink_to, target.hardlink_to):
         try:
             return attempt(source)
@@ -100,9 +101,9 @@ def server_failure(error: Exception, base: Path, output: Path) -> DemoError:
 def prompt_failure(error: comfy_process.ExecutionError, options: Options) -> DemoError:
     """A node's failure, or the server's refusal of the whole prompt, in one sentence."""
     failed, refused = error.details.get("node_type"), failed_types(error.details)
-    if options.checkpoint is not None and LOADER in refused:
+    if options.checkpoint is not None and loaders.CHECKPOINT in refused:
         return DemoError(f"ComfyUI does not take {options.checkpoint}: give a .safetensors file")
-    if options.checkpoint is not None and failed == LOADER:
+    if options.checkpoint is not None and failed == loaders.CHECKPOINT:
         reason = error.details["exception_message"].strip().splitlines()[0]
         reason = re.sub(r"\S*rival-demo-\S*[/\\]", "", reason)  # the link's folder says nothing
         return DemoError(f"ComfyUI cannot load the checkpoint {options.checkpoint}: {reason}")

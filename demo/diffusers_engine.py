@@ -1,6 +1,7 @@
-"""The variation workflow without a ComfyUI: the pack's algorithms on the demo model in diffusers.
+"""The variation workflow without a ComfyUI: the pack's algorithms on the demo's own models.
 
-Small enough for any CPU, which gives the same pictures everywhere.
+The UNet runs in diffusers, the flow model in its own code. Both are small enough for any CPU, which
+gives the same pictures everywhere.
 """
 
 from __future__ import annotations
@@ -8,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from io import BytesIO
 
-import assemble
-import in_process
 import numpy as np
+import second_engine
 import torch
 from errors import DemoError
 from exemplars import Exemplar
-from options import Options
+from options import SOLVER, UNET, Options
 from pictures import STAGES, Pictures
 from PIL import Image
 from progress import Progress
@@ -22,15 +22,19 @@ from vocabulary import Vocabulary
 
 
 class DiffusersEngine:
+    def __init__(self, model: str):
+        self.model = model
+
     def __str__(self) -> str:
         import diffusers
 
-        return f"diffusers {diffusers.__version__}, without ComfyUI"
+        used = f"diffusers {diffusers.__version__}" if self.model == UNET else "PyTorch alone"
+        return f"{used}, without ComfyUI"
 
     def run(self, options: Options, exemplars: Sequence[Exemplar]) -> list[Pictures]:
         for exemplar in exemplars:
             check_prompt(exemplar.prompt)
-        model = DemoModel()
+        model = DemoModel(self.model)
         return [vary(model, exemplar, options) for exemplar in exemplars]
 
 
@@ -44,56 +48,45 @@ def check_prompt(text: str) -> None:
 
 
 class DemoModel:
-    """The demo model's three parts; latents are in the model's own space."""
+    """One of the demo's models; latents are in the model's own space."""
 
-    def __init__(self):
-        import export
-        from clip import TextEncoder
-
-        assemble.parts()
-        weights = export.read(assemble.WEIGHTS)
-        in_process.register_pack()
-        from comfyui_rival.rival_core.diffusers import model as diffusers_model
-
-        self.prompt_type = diffusers_model.Prompt
-        self.denoiser = diffusers_model.Model(diffusers_model.to_diffusers(weights))
-        self.autoencoder = diffusers_model.to_tiny_autoencoder(weights)
-        self.text = TextEncoder()
-
-    def prompt(self, text: str):
-        return self.prompt_type(self.text([text]))
+    def __init__(self, name: str):
+        parts = second_engine.MODELS[name]()
+        self.network, self.autoencoder = parts.network(), parts.autoencoder()
+        self.prompts = parts.prompts
 
     @torch.no_grad()
     def encode(self, picture: Image.Image) -> torch.Tensor:
-        """[1, 4, h, w]."""
+        """[1, C, h, w]."""
         pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
-        return self.autoencoder.encode(pixels.movedim(-1, 0)[None] * 2 - 1).latents
+        return self.autoencoder.encode(pixels.movedim(-1, 0)[None])
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> list[bytes]:
         """A PNG file of each latent."""
-        pixels = (self.autoencoder.decode(latents).sample.clamp(-1, 1) + 1) / 2 * 255
+        pixels = self.autoencoder.decode(latents).clamp(0, 1) * 255
         return [png(image) for image in pixels.byte().movedim(1, -1).numpy()]
 
 
 def vary(model: DemoModel, exemplar: Exemplar, options: Options) -> Pictures:
     """What the variation workflow does, and a walk back along the chain with the plain model."""
     from comfyui_rival.rival_core.diffusers import engine
+    from comfyui_rival.rival_core.inversion.fixed_point import Solver
     from comfyui_rival.rival_core.steering.step import Exemplar as Steered
 
-    empty, caption = model.prompt(""), model.prompt(exemplar.caption)
+    network = model.network
+    empty, caption, prompt = model.prompts(["", exemplar.caption, exemplar.prompt])
     with Progress(exemplar.name, STAGES, options.steps) as progress:
         chain = engine.invert(
-            model.denoiser, model.encode(exemplar.picture), caption, options.steps,
-            callback=report(progress, "invert", options.steps),
+            network, model.encode(exemplar.picture), caption, options.steps,
+            callback=report(progress, "invert", options.steps), solver=Solver(*SOLVER.values()),
         )  # fmt: skip
         variations = engine.sample(
-            model.denoiser, chain, [Steered(chain)], model.prompt(exemplar.prompt), empty,
-            options.seed, exemplar.cfg, draws=range(options.variations),
-            callback=report(progress, "sample", options.steps),
+            network, chain, [Steered(chain)], prompt, empty, options.seed, exemplar.cfg,
+            draws=range(options.variations), callback=report(progress, "sample", options.steps),
         )  # fmt: skip
         again = engine.sample(
-            model.denoiser, chain, [], caption, cfg=1.0, start="inverted",
+            network, chain, [], caption, cfg=1.0, start="inverted",
             callback=report(progress, "reconstruct", options.steps),
         )  # fmt: skip
     return Pictures(model.decode(again)[0], model.decode(variations))

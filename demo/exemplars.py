@@ -1,4 +1,4 @@
-"""What is varied: the user's picture, or scenes that the demo model was never trained on."""
+"""What is varied: the user's picture, or scenes that the demo's models were never trained on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import DemoError
-from options import Options, is_sdxl
+from options import FLOW, UNET, Options, is_sdxl
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 DEMO = Path(__file__).resolve().parent
@@ -17,9 +17,9 @@ SCENES = (5_000_000_133, 5_000_000_171, 5_000_000_124)  # seeds of held-out capt
 MEGAPIXEL = 1024**2  # as ComfyUI counts
 SD_MEGAPIXELS, SDXL_MEGAPIXELS = 0.25, 1.0
 CFG = 5.0
-MODEL_CFG = 2.5  # the demo model's colours run out of their range above it
-MODEL_SIZE = 128  # sides of the pictures that the demo model was trained on
-PIXELS = 8  # to a side of one latent position
+MODEL_CFG = 2.5  # the UNet's colours run out of their range above it
+MODEL_SIZE = 128  # sides of the pictures that the demo's models were trained on
+PIXELS = {UNET: 8, FLOW: 16}  # that a picture's sides are whole numbers of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read(options: Options) -> list[Exemplar]:
     prompt = caption if options.prompt is None else options.prompt
     picture = read_photo(path)
     if options.checkpoint is None:
-        return [fitted(path.name, picture, prompt)]
+        return [fitted(path.name, picture, prompt, PIXELS[options.model])]
     megapixels = SDXL_MEGAPIXELS if is_sdxl(options.checkpoint) else SD_MEGAPIXELS
     return [Exemplar(path.name, picture, prompt, megapixels, CFG, caption)]
 
@@ -68,10 +68,10 @@ def scene(seed: int, number: int, prompt: str | None) -> Exemplar:
     )
 
 
-def fitted(name: str, picture: Image.Image, prompt: str) -> Exemplar:
-    """The picture at the demo model's size, in sides that its latents fit."""
+def fitted(name: str, picture: Image.Image, prompt: str, pixels: int) -> Exemplar:
+    """The picture at the demo models' size, in sides that the model's latents fit."""
     scale = MODEL_SIZE / math.sqrt(picture.width * picture.height)
-    sides = [max(1, round(side * scale / PIXELS)) * PIXELS for side in picture.size]
+    sides = [max(1, round(side * scale / pixels)) * pixels for side in picture.size]
     small = ImageOps.fit(picture, tuple(sides), Image.Resampling.LANCZOS)
     return Exemplar(name, small, prompt, math.prod(sides) / MEGAPIXEL, MODEL_CFG)
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from errors import DemoError
 
 DEMO = Path(__file__).resolve().parent
-STEPS = 50
+STEPS = 20
+SOLVER = {"solver": "anderson", "iterations": 10}  # with which that many bring the photo back
+UNET, FLOW = "unet", "flow"
+MODEL = UNET  # of the demo's own two, unless the other is asked for
 COMFYUI, DIFFUSERS = "comfyui", "diffusers"
 LARGEST_HEADER = 100_000_000  # bytes; a longer one is no safetensors file
 
@@ -25,12 +28,13 @@ class Parser(argparse.ArgumentParser):
 class Options:
     """What the user asked for. No image: three scenes, or with a checkpoint a cup of coffee.
 
-    No checkpoint: the demo model. No prompt: the exemplar's own, if it has one. No engine: ComfyUI
+    No checkpoint: one of the demo's own models. No prompt: the exemplar's own, if it has one. No engine: ComfyUI
     if there is one.
     """
 
     image: Path | None
     checkpoint: Path | None
+    model: str
     variations: int
     prompt: str | None
     seed: int
@@ -47,9 +51,12 @@ def parse(arguments: Sequence[str]) -> Options:
         raise DemoError("--checkpoint needs a ComfyUI: leave out --engine diffusers")
     if given.engine == DIFFUSERS and given.comfyui:
         raise DemoError("--engine diffusers uses no ComfyUI: leave out one of the two")
+    if given.model and given.checkpoint:
+        raise DemoError("--model is one of the demo's own: leave out one of it and --checkpoint")
     return Options(
         image=existing_file(given.image, "image") if given.image else None,
         checkpoint=existing_file(given.checkpoint, "checkpoint") if given.checkpoint else None,
+        model=given.model or MODEL,
         variations=in_range("--variations", given.variations, 1, 64),
         prompt=given.prompt,
         seed=in_range("--seed", given.seed, 0, 2**64 - 1),
@@ -70,7 +77,12 @@ def _parser() -> Parser:
     add(
         "--checkpoint",
         metavar="FILE",
-        help="an SD1.x, SD2 or SDXL checkpoint (default: the demo's own small model)",
+        help="an SD1.x, SD2 or SDXL checkpoint (default: one of the demo's own small models)",
+    )
+    add(
+        "--model",
+        choices=(UNET, FLOW),
+        help=f"which of its own: of Stable Diffusion's kind or of Wan's (default: {MODEL})",
     )
     add("--variations", type=int, default=4, metavar="N", help="how many of each (default: 4)")
     add("--prompt", metavar="TEXT", help="what the new images show")

@@ -15,15 +15,16 @@ class Progress:
     def __init__(self, name: str, stages: dict[str, str], steps: int, stream: TextIO | None = None):
         self.name, self.stages, self.steps = name, stages, steps
         self.stream = stream or sys.stdout
-        self.done = dict.fromkeys(stages, 0)
+        self.done = dict.fromkeys(stages, 0.0)  # which share of each
         self.live = self.stream.isatty()
 
     def __call__(self, stage: str, value: int, maximum: int) -> None:
         if stage not in self.stages:
             return
-        self.done[stage] = max(self.done[stage], value)
+        self.done[stage] = max(self.done[stage], value / max(maximum, 1))
         if self.live:
-            self._draw(f"{self.stages[stage]} {value}/{maximum or self.steps}")
+            step = round(self.done[stage] * self.steps)
+            self._draw(f"{self.stages[stage]} {step}/{self.steps}")
         elif maximum == 0:  # it starts
             print(f"{self.name}: {self.stages[stage]}, {self.steps} steps", file=self.stream,
                   flush=True)  # fmt: skip
@@ -37,7 +38,7 @@ class Progress:
             print(file=self.stream, flush=True)
 
     def _draw(self, label: str) -> None:
-        share = sum(self.done.values()) / (self.steps * len(self.stages))
+        share = sum(self.done.values()) / len(self.stages)
         filled = round(BAR * share)
         line = f"{self.name} [{'#' * filled}{'.' * (BAR - filled)}] {share:4.0%}  {label}"
         width = shutil.get_terminal_size().columns - 1

@@ -13,7 +13,7 @@ from pictures import Pictures
 from PIL import Image
 
 NOTICE = (
-    "No checkpoint was given, so this is the demo's own small model. It has only ever seen drawn "
+    "No checkpoint was given, so this is a small model of the demo's own. It has only ever seen drawn "
     "scenes of a few shapes: of other pictures it keeps colours at best. Real photos need a real "
     "checkpoint: python demo --image FILE --checkpoint FILE"
 )
@@ -37,7 +37,8 @@ def notice_for(options: Options) -> str:
 
 
 def details(options: Options, engine) -> str:
-    model = "the demo's own model" if options.checkpoint is None else options.checkpoint.name
+    own = f"the demo's own model ({options.model})"
+    model = own if options.checkpoint is None else options.checkpoint.name
     return f"{model}, {options.steps} steps, seed {options.seed}, {engine}"
 
 

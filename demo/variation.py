@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
-import workflow
-from errors import DemoError
+from loaders import Files, loading, only
+from options import SOLVER
 
 PHOTO_NAME = "exemplar.png"
 RECONSTRUCTION = "reconstruction"  # added to the workflow's own nodes, under this and such ids
@@ -24,16 +23,15 @@ class Job:
     reconstruction: str
 
 
-def job(prompt: dict, options, exemplar, checkpoint: str) -> Job:
+def job(prompt: dict, options, exemplar, model: Files) -> Job:
     """The variation workflow for this exemplar, and a branch that replays the chain."""
-    prompt = copy.deepcopy(prompt)
+    prompt = loading(prompt, model)
     sample, invert = only(prompt, "RivalKSampler"), only(prompt, "RivalInvert")
     sampler = prompt[sample]["inputs"]
     prompt[sampler["positive"][0]]["inputs"]["text"] = exemplar.prompt
     prompt[prompt[invert]["inputs"]["positive"][0]]["inputs"]["text"] = exemplar.caption
     sampler.update(seed=options.seed, batch_size=options.variations, cfg=exemplar.cfg)
-    prompt[invert]["inputs"]["steps"] = options.steps
-    prompt[only(prompt, "CheckpointLoaderSimple")]["inputs"]["ckpt_name"] = checkpoint
+    prompt[invert]["inputs"] |= {"steps": options.steps, **SOLVER}
     prompt[only(prompt, "LoadImage")]["inputs"]["image"] = PHOTO_NAME
     prompt[only(prompt, "ImageScaleToTotalPixels")]["inputs"]["megapixels"] = exemplar.megapixels
     save = only(prompt, "SaveImage")
@@ -65,10 +63,3 @@ def reconstruction(prompt: dict, sample: str, invert: str) -> dict:
         f"{RECONSTRUCTION}-image": {"class_type": "SaveImage", "inputs": image},
     }
 
-
-def only(prompt: dict, class_type: str) -> str:
-    """The id of the one node of a type."""
-    found = workflow.find(prompt, class_type)
-    if len(found) != 1:
-        raise DemoError(f"the variation workflow has {len(found)} {class_type} nodes, not one")
-    return found[0]

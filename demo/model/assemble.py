@@ -27,14 +27,20 @@ class MissingWeights(RuntimeError):
     """The parts that belong to the repository are not there; the message says so."""
 
 
-def parts() -> list[Path]:
-    found = sorted(WEIGHTS.glob("part-*.safetensors"))
+def parts(folder: Path | None = None, pattern: str = "part-*.safetensors") -> list[Path]:
+    """The files of a model, by default the UNet's, where they are shipped or in a folder."""
+    folder = folder or WEIGHTS
+    found = sorted(folder.glob(pattern))
     if not found:
         raise MissingWeights(
-            f"the demo model's weights are not in {WEIGHTS}: take the repository whole, or give "
+            f"the demo model's weights are not in {folder}: take the repository whole, or give "
             "--checkpoint FILE"
         )
     return found
+
+
+def flow_parts(folder: Path | None = None) -> list[Path]:
+    return parts(folder, "flow-[0-9]*.safetensors")
 
 
 def checkpoint() -> Path:
@@ -44,11 +50,7 @@ def checkpoint() -> Path:
 
 def flow_network() -> Path:
     """The flow model's network in one file, made if it is not there yet."""
-    found = sorted(WEIGHTS.glob("flow-[0-9]*.safetensors"))
-    if not found:
-        raise MissingWeights(f"the flow model's weights are not in {WEIGHTS}: take the repository "
-                             "whole")
-    return generated.cached("demo-flow", [Path(__file__), *found], _write_flow)
+    return generated.cached("demo-flow", [Path(__file__), *flow_parts()], _write_flow)
 
 
 def text_encoder() -> Path:

@@ -7,6 +7,7 @@ residual stream stays float32 where the rest is autocast. `flow_file.py` makes t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,15 @@ SIZES = {"width": 384, "hidden": 1280, "depth": 6}
 
 
 class Attention(nn.Module):
-    """Of images to themselves, or to a text that several images in a row share."""
+    """Of images to themselves, or to a text that several images in a row share.
+
+    processor: what is made of queries, keys and values, so that somebody may stand in between.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.heads = width // HEAD
+        self.processor = attention
         self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
         self.norm_q, self.norm_k = nn.RMSNorm(width, eps=EPS), nn.RMSNorm(width, eps=EPS)
 
@@ -37,8 +42,11 @@ class Attention(nn.Module):
         v = self._split(self.v(other), None)
         shape = q.shape
         q = q.unflatten(0, (len(other), -1)).transpose(1, 2).flatten(2, 3)  # heads before images
-        out = attention(q, k, v).unflatten(2, (-1, shape[2]))
+        out = self.processor(q, k, v).unflatten(2, (-1, shape[2]))
         return self.o(out.permute(0, 2, 3, 1, 4).reshape(x.shape))
+
+    def set_processor(self, processor: Callable[..., Tensor]) -> None:
+        self.processor = processor
 
     def _split(self, x: Tensor, turns: Tensor | None) -> Tensor:
         """[n, length, width] to [n, heads, length, 128], turned by its place if there is one."""
@@ -135,16 +143,21 @@ def waves(times: Tensor) -> Tensor:
 
 
 def places(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Cosines and sines of the turns of every pair in a head, [2, rows * columns, 64].
+    """The turns of an image's tokens, [2, rows * columns, 64]."""
+    y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device),
+                          indexing="ij")
+    return turns_at(y.flatten(), x.flatten())
+
+
+def turns_at(y: Tensor, x: Tensor) -> Tensor:
+    """Cosines and sines of the turns of every pair in a head at n places, [2, n, 64].
 
     The frame's pairs come first and stay as they are, for there is one frame only.
     """
     side = 2 * (HEAD // 6)
-    rates = 10000.0 ** -(torch.arange(0, side, 2, device=device, dtype=torch.float64) / side)
-    y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device),
-                          indexing="ij")
-    angles = torch.cat([torch.zeros(rows * columns, HEAD // 2 - side, device=device),
-                        y.flatten()[:, None] * rates, x.flatten()[:, None] * rates], dim=1)
+    rates = 10000.0 ** -(torch.arange(0, side, 2, device=y.device, dtype=torch.float64) / side)
+    angles = torch.cat([torch.zeros(len(y), HEAD // 2 - side, device=y.device),
+                        y[:, None] * rates, x[:, None] * rates], dim=1)
     return torch.stack([angles.cos(), angles.sin()]).float()
 
 
