@@ -83,6 +83,14 @@ def layout_diversity(masks: Tensor) -> float:
     return float(torch.stack(pairs).mean()) if pairs else math.nan
 
 
+def likeness(images: Tensor, exemplar: Tensor) -> Tensor:
+    """The correlation of pictures [n, 3, h, w] with an exemplar, pixel by pixel, [n]: 1 is a copy.
+    """
+    first, second = (x - x.mean((2, 3), keepdim=True) for x in (images, exemplar[None]))
+    products = (first * second).sum((1, 2, 3))
+    return products / (first.flatten(1).norm(dim=1) * second.norm()).clamp(min=1e-6)
+
+
 # --- texture --------------------------------------------------------------------------------------
 
 

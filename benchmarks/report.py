@@ -21,6 +21,7 @@ COLUMNS = (
     ("count", "count named ↑", 0, 1),
     ("diversity", "diversity ↑", 2, 1),
     ("moved", "layout moved", 2, 0),
+    ("copied", "pixels alike", 2, 0),
 )
 NEAREST = [name for name, *_, way in COLUMNS if way and name != "diversity"]
 ABLATIONS = {  # what each part of RIVAL is for
@@ -46,6 +47,7 @@ def measure_scene(judge: Judge, scene, exemplar: Tensor, images: Tensor) -> dict
         "palette": measures.palette_distance(images, exemplar),
         "pattern": measures.texture_distance(images, masks, exemplar, mask),
         "moved": measures.layout_distance(masks, mask),
+        "copied": measures.likeness(images, exemplar),
         **{name: 100 * right for name, right in named.items()},
     }
     means = {name: float(values.mean()) for name, values in found.items()}
@@ -94,13 +96,12 @@ def table(figures: dict[str, Figures]) -> str:
 
 def paired(figures: dict[str, Figures], reference: str) -> str:
     """In Markdown: how far each other method is from the reference's figures, scene by scene."""
-    columns = [column for column in COLUMNS if column[0] in (*NEAREST, "diversity")]
-    lines = [f"| less {reference} | " + " | ".join(title for _, title, *_ in columns) + " |",
-             "|---|" + "---|" * len(columns)]
+    lines = [f"| less {reference} | " + " | ".join(title for _, title, *_ in COLUMNS) + " |",
+             "|---|" + "---|" * len(COLUMNS)]
     for method, found in figures.items():
         if method != reference:
             cells = (cell(found[name] - figures[reference][name], decimals + 1)
-                     for name, _, decimals, _ in columns)
+                     for name, _, decimals, _ in COLUMNS)
             lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -28,8 +28,8 @@ class Parser(argparse.ArgumentParser):
 class Options:
     """What the user asked for. No image: three scenes, or with a checkpoint a cup of coffee.
 
-    No checkpoint: one of the demo's own models. No prompt: the exemplar's own, if it has one. No engine: ComfyUI
-    if there is one.
+    No checkpoint: one of the demo's own models. No prompt: the exemplar's own, if it has one. No
+    engine: ComfyUI if there is one.
     """
 
     image: Path | None

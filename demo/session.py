@@ -13,9 +13,9 @@ from pictures import Pictures
 from PIL import Image
 
 NOTICE = (
-    "No checkpoint was given, so this is a small model of the demo's own. It has only ever seen drawn "
-    "scenes of a few shapes: of other pictures it keeps colours at best. Real photos need a real "
-    "checkpoint: python demo --image FILE --checkpoint FILE"
+    "No checkpoint was given, so this is a small model of the demo's own. It has only ever seen "
+    "drawn scenes of a few shapes: of other pictures it keeps colours at best. Real photos need a "
+    "real checkpoint: python demo --image FILE --checkpoint FILE"
 )
 
 

@@ -20,6 +20,9 @@ sys.path += [str(DEMO), str(DEMO / "model")]
 import assemble
 import diffusers_engine
 import exemplars
+import flow_data
+import flow_file
+import second_engine
 import vocabulary
 from comfyui_rival.rival_core.diffusers import engine
 from comfyui_rival.rival_core.steering.exemplar import Exemplar
@@ -27,13 +30,13 @@ from scenes import all_attributes, caption, make_scene
 from split import is_held_out
 
 TOLERANCE = 1e-3
-STEPS = 6  # of the demo's 50; see test_two_hosts_agree
+STEPS = 6  # of the paper's 50; see test_two_hosts_agree
 SCENE = exemplars.scene(exemplars.SCENES[0], 1, None)
 
 
 @pytest.fixture(scope="module")
 def without_host():
-    return diffusers_engine.DemoModel()
+    return diffusers_engine.DemoModel("unet")
 
 
 @pytest.fixture(scope="module")
@@ -68,41 +71,51 @@ def test_two_hosts_agree(in_host, without_host):
     patched = graph.patch(model, theirs)
     wanted = graph.rival_sample(patched, theirs, text, empty, seed=3, batch_size=2)
 
-    ours, prompts = without_host, [without_host.prompt(t) for t in ("", SCENE.prompt)]
-    chain = engine.invert(ours.denoiser, ours.encode(SCENE.picture), prompts[0], STEPS)
+    ours, prompts = without_host, without_host.prompts(["", SCENE.prompt])
+    chain = engine.invert(ours.network, ours.encode(SCENE.picture), prompts[0], STEPS)
     got = engine.sample(
-        ours.denoiser, chain, [Exemplar(chain)], *prompts[::-1], seed=3, draws=range(2)
+        ours.network, chain, [Exemplar(chain)], *prompts[::-1], seed=3, draws=range(2)
     )
     scale = model.model.latent_format.scale_factor
     errors = relative(chain.latents, theirs.latents), relative(got, scale * wanted)
     print("relative error of the chain {:.1e}, of the variations {:.1e}".format(*errors))
     assert max(errors) < TOLERANCE
-    seen = ours.autoencoder.decode(got).sample.movedim(1, -1) / 2 + 0.5
+    seen = ours.autoencoder.decode(got).movedim(1, -1)
     assert (seen.clamp(0, 1) - vae.decode(wanted)).abs().max() < 0.02
 
 
 @pytest.mark.host
-def test_the_seeded_text_encoder_is_the_one_of_training(without_host):
+def test_the_seeded_text_encoder_is_the_one_of_training():
     """Weight for weight what the host's own classes are filled with, in half precision."""
     import text_encoders
 
-    ours = without_host.text.weights()
+    ours = second_engine.text_encoder().weights()
     theirs = text_encoders.sd15(0)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.host
-def test_texts_are_encoded_as_in_the_host(in_host, without_host, tmp_path):
-    """By the assembled checkpoint, and by CLIPLoader from a file with nothing else in it."""
-    import comfy.sd
-    from safetensors.torch import save_file
+def test_texts_are_encoded_as_in_the_host(in_host):
+    """By the assembled checkpoint, and by CLIPLoader from a file with nothing else in it.
 
-    save_file(without_host.text.weights(), tmp_path / "clip.safetensors")
-    alone = comfy.sd.load_clip([str(tmp_path / "clip.safetensors")])
+    The flow model's by CLIPLoader with type sd3, which widens them for Wan with zeros.
+    """
+    import comfy.sd
+
+    def load(kind: comfy.sd.CLIPType):
+        return comfy.sd.load_clip([str(assemble.text_encoder())], clip_type=kind)
+
+    alone, wide = load(comfy.sd.CLIPType.STABLE_DIFFUSION), load(comfy.sd.CLIPType.SD3)
+    encoder = second_engine.text_encoder()
     for text in ("", SCENE.prompt, "Three RED circles"):
         for clip in (in_host[1], alone):
-            assert relative(without_host.text([text]), conditioning(clip, text)[0][0]) < 1e-5
+            assert relative(encoder([text]), conditioning(clip, text)[0][0]) < 1e-5
+        theirs = conditioning(wide, text)[0][0]
+        ours = flow_data.embed(encoder, [text])
+        assert relative(ours, theirs[..., : ours.shape[-1]]) < 1e-5
+        assert theirs.shape == (1, 77, flow_file.HOST_TEXT)
+        assert not theirs[..., ours.shape[-1] :].any()
 
 
 @pytest.mark.host
@@ -131,17 +144,21 @@ def test_the_demos_scenes_were_never_trained_on_and_differ():
 
 
 @pytest.mark.parametrize(
-    ("size", "fitted"), [((128, 128), (128, 128)), ((640, 480), (144, 112)), ((9, 9000), (8, 4048))]
+    ("size", "model", "fitted"),
+    [((128, 128), "unet", (128, 128)), ((640, 480), "unet", (144, 112)),
+     ((9, 9000), "unet", (8, 4048)), ((9, 9000), "flow", (16, 4048))],
 )
-def test_pictures_are_fitted_to_the_demo_model(size, fitted):
+def test_pictures_are_fitted_to_the_demo_models(size, model, fitted):
     from PIL import Image
 
-    exemplar = exemplars.fitted("a name", Image.new("RGB", size), "")
+    pixels = exemplars.PIXELS[model]
+    exemplar = exemplars.fitted("a name", Image.new("RGB", size), "", pixels)
     assert exemplar.picture.size == fitted
     assert exemplar.megapixels == fitted[0] * fitted[1] / 1024**2
 
 
 def test_missing_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(assemble, "WEIGHTS", tmp_path / "weights")
-    with pytest.raises(assemble.MissingWeights, match="weights are not in"):
-        assemble.parts()
+    for parts in (assemble.parts, assemble.flow_parts):
+        with pytest.raises(assemble.MissingWeights, match="weights are not in"):
+            parts()

@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import graph
 import pytest
 import torch
+from comfyui_rival.rival_core.diffusers import engine
+from comfyui_rival.rival_core.diffusers.model import Prompt
+from comfyui_rival.rival_core.inversion.fixed_point import Solver
+from comfyui_rival.rival_core.steering.exemplar import Exemplar
 from graph import relative
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo" / "model"))
 
 import flow
 import flow_file
+import flow_network
 import muon
 import wan
 import wide_autoencoder
@@ -20,6 +26,7 @@ import wide_images
 from safetensors.torch import save_file
 
 SMALL = {"width": 256, "hidden": 128, "depth": 2}
+SOLVER = {"steps": 4, "solver": "uni_inv"}
 TEXT = torch.randn(1, 77, wan.TEXT, generator=torch.Generator().manual_seed(5))
 
 
@@ -55,6 +62,58 @@ def test_the_host_predicts_what_was_trained(tmp_path):
                                        c_crossattn=text.expand(2, -1, -1))[:, :, 0]
     ours = x - sigma[:, None, None, None] * network(x, sigma, TEXT)
     assert relative(ours, theirs) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def in_both(tmp_path_factory, host):
+    """A network as UNETLoader and ModelSamplingSD3 give it, and as the second engine has it."""
+    import comfy.sd
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    network = stirred(**SMALL)
+    path = tmp_path_factory.mktemp("flow") / "flow.safetensors"
+    save_file(flow_file.host_tensors(network), path)
+    loaded = comfy.sd.load_diffusion_model(str(path), {"dtype": torch.float32})
+    return ModelSamplingSD3().patch(loaded, flow.SHIFT)[0], flow_network.FlowNetwork(network)
+
+
+@pytest.fixture(scope="module")
+def chains(in_both):
+    """A photo of 4 x 6 tokens, inverted by each with a prompt of its own on either side."""
+    model, network = in_both
+    photo = noise(1, 16, 8, 12)
+    latent = {"samples": model.model.process_latent_out(photo[:, :, None])[:, :, 0]}
+    theirs, _ = graph.invert(model, latent, conditioning(1), negative=conditioning(-1), **SOLVER)
+    ours = engine.invert(network, photo, Prompt(TEXT), 4, Prompt(-TEXT), solver=Solver("uni_inv"))
+    return theirs, ours
+
+
+def conditioning(sign: int) -> list:
+    width = flow_file.HOST_TEXT - wan.TEXT
+    return [[sign * torch.nn.functional.pad(TEXT, (0, width)), {}]]
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("positions", ["beside", "shuffled", "same"])
+def test_the_second_engine_does_what_the_nodes_do(in_both, chains, positions):
+    """Two variations of another shape: replaced, then lengthened, keys wherever they lie."""
+    (model, network), (theirs, ours) = in_both, chains
+    assert relative(ours.latents, theirs.latents[:, :, 0]) < 1e-4
+    wanted = graph.rival_sample(
+        graph.patch(model, theirs, positions=positions), theirs, conditioning(-1), conditioning(1),
+        cfg=2.0, seed=3, latent={"samples": torch.zeros(2, 16, 12, 8)},
+    )  # fmt: skip
+    found = engine.sample(
+        network, ours, [Exemplar(ours, positions=positions)], Prompt(-TEXT), Prompt(TEXT), 3, 2.0,
+        draws=range(2), size=(12, 8),
+    )  # fmt: skip
+    assert relative(found, model.model.process_latent_in(wanted[:, :, None])[:, :, 0]) < 1e-4
+
+
+@pytest.mark.host
+def test_a_run_leaves_the_second_engines_network_as_it_was(chains, in_both):
+    network = in_both[1]
+    assert all(layer.processor is wan.attention for layer in network.layers.values())
 
 
 @pytest.mark.host
