@@ -30,6 +30,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--positions", choices=("beside", "shuffled", "same"), default="beside",
                         help="where the photo lies (beside); of the flow model")
+    parser.add_argument("--normalize-end", type=float, default=0.4,
+                        help="0 leaves the colours to the keys alone (0.4)")
     return quality.start(run, parser.parse_args())
 
 
@@ -51,25 +53,26 @@ def run(options: argparse.Namespace) -> None:
 
     cases = variations.make_cases(model, scenes, latents, settings)
     measure(report.PLAIN, variations.plain, cases)
-    for name, make in rows(model.quick.layers, options.positions).items():
+    made = rows(model.quick.layers, options.positions, options.normalize_end)
+    for name, make in made.items():
         measure(name, make, cases)
     for cfg in GUIDED:
         guided = variations.make_cases(model, scenes, latents, settings, cfg)
-        measure(f"inverted at cfg {cfg:g}", variations.rival(positions=options.positions), guided)
+        measure(f"inverted at cfg {cfg:g}", made[ALL], guided)
     print(f"{options.scenes} held-out scenes, {options.variations} variations of each by the "
           f"{options.model} model, {options.steps} steps, cfg {options.cfg:g}, positions "
-          f"{options.positions}: mean ± standard error over scenes.", "", report.table(figures),
-          "", report.paired(figures, ALL), sep="\n")
+          f"{options.positions}, normalize_end {options.normalize_end:g}: mean ± standard error "
+          "over scenes.", "", report.table(figures), "", report.paired(figures, ALL), sep="\n")
 
 
-def rows(layers: Mapping, positions: str) -> dict[str, Callable]:
+def rows(layers: Mapping, positions: str, normalize_end: float = 0.4) -> dict[str, Callable]:
     """RIVAL in all blocks, in none, in contiguous groups of them; then with a cheaper photo."""
     import cheaper_photo
     import variations
 
     def rival(chosen: Sequence | None = None, **gates: float) -> Callable:
-        return variations.rival(positions=positions,
-                                layers=None if chosen is None else frozenset(chosen), **gates)
+        layers = None if chosen is None else frozenset(chosen)
+        return variations.rival("shuffle", positions, layers, normalize_end=normalize_end, **gates)
 
     blocks = list(layers)
     lengths = range(1, min(LONGEST, len(blocks) - 1) + 1)

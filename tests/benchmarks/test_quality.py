@@ -114,6 +114,14 @@ def test_layouts_differ_as_much_as_they_do():
     assert math.isnan(measures.layout_diversity(masks[:1]))
 
 
+def test_likeness_is_one_for_a_copy_in_other_shades_and_less_for_another_layout():
+    for seed in SEEDS:
+        image, other = render([make_scene(seed)]), render([relayout(make_scene(seed), seed)])
+        assert float(measures.likeness(0.5 * image + 0.2, image[0])) == pytest.approx(1, abs=1e-4)
+        assert float(measures.likeness(1 - image, image[0])) == pytest.approx(-1, abs=1e-4)
+        assert float(measures.likeness(other, image[0])) < 0.8
+
+
 # --- texture --------------------------------------------------------------------------------------
 
 
@@ -246,6 +254,25 @@ def test_the_report_has_a_row_for_each_method_and_a_verdict_for_each_claim():
     assert {line.count("|") for line in lines} == {len(report.COLUMNS) + 2}
     said = report.claims(found, [0.5])
     assert len(said) == 1 + 5 + 1 + 2 + sum(1 + len(n) for n in report.ABLATIONS.values())
+
+
+def test_methods_are_compared_scene_by_scene():
+    found = {"a": figures(), "b": figures(palette=(6.0, 8.0))}
+    lines = report.paired(found, "a").splitlines()
+    assert len(lines) == 3 and lines[2].startswith("| b | 1.50 ± 0.50 | 0.00 ± 0.00 |")
+
+
+def test_a_row_shows_its_exemplar_and_what_was_made_of_it():
+    shown = torch.stack([torch.full((3, 16, 16), level) for level in (0.2, 0.4)])
+    made = [image[None].expand(2, -1, -1, -1) + 0.4 for image in shown]
+    scenes = [make_scene(seed) for seed in range(2)]
+    page = picture.rows(scenes, shown, {"RIVAL": made, "without": [1 - m for m in made]})
+    for row, level in enumerate((0.2, 0.4)):
+        y = 100 + row * (picture.SIDE + picture.LINE + picture.BETWEEN)
+        line = [page.getpixel((x, y))[0] for x in range(page.width)]
+        expected = [round(255 * v) for v in (level, level + 0.4, 0.6 - level)]
+        assert [line.count(v) // picture.SIDE for v in expected] == [1, 2, 2]
+        assert line.index(expected[0]) < line.index(expected[1]) < line.index(expected[2])
 
 
 def test_the_picture_has_a_row_for_each_method():
