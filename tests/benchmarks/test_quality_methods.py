@@ -89,6 +89,12 @@ def test_image_to_image_of_little_strength_is_the_image(model, case):
     assert (nearly - case.latent).abs().mean() < 0.3
 
 
+@flow_alone
+def test_image_to_image_of_a_flow_is_text_to_image_at_full_strength(model, case, made):
+    found = variations.image_to_image(1.0)(model, case, SETTINGS)
+    assert torch.equal(found, made[report.PLAIN])
+
+
 @both
 def test_every_claim_is_about_a_method_that_is_run(setup):
     assert {*report.ABLATIONS, report.RIVAL, report.PLAIN} <= setup[2].keys()
