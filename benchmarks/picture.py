@@ -44,10 +44,11 @@ def sheet(scenes: Sequence, shown: Tensor, images: Mapping[str, Sequence[Tensor]
     return page
 
 
-def rows(scenes: Sequence, shown: Tensor,
-         columns: Mapping[str, Sequence[Tensor]]) -> Image.Image:
-    """A row for each exemplar: itself, then its pictures [n, 3, h, w] under each heading."""
-    groups = {"exemplar": [image[None] for image in shown], **columns}
+def rows(scenes: Sequence, shown: Tensor, rival: Sequence[Tensor],
+         plain: Sequence[Tensor]) -> Image.Image:
+    """A row for each exemplar: itself, RIVAL's variations [n, 3, h, w], and text-to-image's."""
+    groups = {"exemplar": [image[None] for image in shown], "RIVAL": rival,
+              "the same caption without it": plain}
     widths = [len(pictures[0]) * (SIDE + GAP) - GAP for pictures in groups.values()]
     lefts = [MARGIN + sum(widths[:i]) + i * BETWEEN for i in range(len(widths))]
     scenes, step = scenes[:ROWS], SIDE + LINE + BETWEEN

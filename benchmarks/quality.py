@@ -43,7 +43,9 @@ def start(run: Callable, options: argparse.Namespace) -> int:
     capable = environment.capable_interpreter(needs)
     python = capable or environment.ensure(needs)
     if not capable and Path(sys.prefix).resolve() != environment.VENV.resolve():
-        return os.spawnv(os.P_WAIT, python, [str(python), __file__, *sys.argv[1:]])
+        return os.spawnv(os.P_WAIT, python, [str(python), *sys.argv])
+    # Threads that wait by spinning make a CPU run three times slower where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     if options.threads:
@@ -116,15 +118,19 @@ def run(options: argparse.Namespace) -> None:
 
 def prepared(options: argparse.Namespace) -> tuple:
     """The model, the judge for its autoencoder, and a clock that runs since then."""
-    import torch
-    import variations
     from judge import trained_judge
 
-    clock = Clock()
+    clock, model = Clock(), demo_model(options)
+    return model, trained_judge(model.through, REPO / ".cache" / "benchmarks", model.digest), clock
+
+
+def demo_model(options: argparse.Namespace):
+    import torch
+    import variations
+
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, options.precision)
-    model = variations.DemoModel(options.model, options.weights, dtype, device)
-    return model, trained_judge(model.through, REPO / ".cache" / "benchmarks", model.digest), clock
+    return variations.DemoModel(options.model, options.weights, dtype, device)
 
 
 def accuracies(model, judge) -> tuple[dict, float]:
@@ -144,9 +150,8 @@ def draw(options: argparse.Namespace, scenes: Sequence, shown, images: dict) -> 
     import picture
     import report
 
-    columns = {"RIVAL": images[report.RIVAL], "the same caption without it": images[report.PLAIN]}
     pages = {options.picture: picture.sheet(scenes, shown, images),
-             options.rows: picture.rows(scenes, shown, columns)}
+             options.rows: picture.rows(scenes, shown, images[report.RIVAL], images[report.PLAIN])}
     for file, page in pages.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         page.save(file)

@@ -266,7 +266,7 @@ def test_a_row_shows_its_exemplar_and_what_was_made_of_it():
     shown = torch.stack([torch.full((3, 16, 16), level) for level in (0.2, 0.4)])
     made = [image[None].expand(2, -1, -1, -1) + 0.4 for image in shown]
     scenes = [make_scene(seed) for seed in range(2)]
-    page = picture.rows(scenes, shown, {"RIVAL": made, "without": [1 - m for m in made]})
+    page = picture.rows(scenes, shown, made, [1 - images for images in made])
     for row, level in enumerate((0.2, 0.4)):
         y = 100 + row * (picture.SIDE + picture.LINE + picture.BETWEEN)
         line = [page.getpixel((x, y))[0] for x in range(page.width)]

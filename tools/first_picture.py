@@ -1,0 +1,49 @@
+"""Draws the README's first picture: exemplars, RIVAL's variations, and the captions without it.
+
+    python tools/first_picture.py --model flow
+
+The demo's three scenes, whose captions its models were never taught, by either of them, without a
+ComfyUI; a row for each. Leaves `docs/variations.jpg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / folder) for folder in ("benchmarks", "demo", "demo/model")]
+
+import quality
+
+FILE = REPO / "docs" / "variations.jpg"
+
+
+def main() -> int:
+    parser = quality.parser_of(__doc__, scenes=3)
+    parser.set_defaults(variations=3)
+    parser.add_argument("--out", type=Path, default=FILE)
+    return quality.start(draw, parser.parse_args())
+
+
+def draw(options: argparse.Namespace) -> None:
+    import exemplars
+    import picture
+    import variations
+    from render import render
+    from scenes import make_scene
+
+    model = quality.demo_model(options)
+    scenes = [make_scene(seed) for seed in exemplars.SCENES[:options.scenes]]
+    shown = render(scenes)
+    settings = variations.Settings(cfg=options.cfg, count=options.variations, seed=options.seed)
+    cases = variations.make_cases(model, scenes, model.encode(shown), settings)
+    made = [[model.decode(make(model.quick, case, settings)) for case in cases]
+            for make in (variations.rival(), variations.plain)]
+    picture.rows(scenes, shown, *made).save(options.out, quality=90, optimize=True)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
