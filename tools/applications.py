@@ -27,6 +27,7 @@ sys.path[:0] = [str(REPO / folder) for folder in ("harness", "demo", "demo/model
 
 import environment
 import hosts
+from options import FLOW, MODEL, UNET
 
 TEMPLATES = REPO / "example_workflows"
 PACK_NAME = "ComfyUI-RIVAL"
@@ -36,17 +37,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="TEMPLATE", help="by the files' names")
     parser.add_argument("--out", type=Path, default=TEMPLATES, help="a folder for the pictures")
-    options = parser.parse_args()
+    options = with_model(parser).parse_args()
     host = ready(__file__)
     from application_scenes import APPLICATIONS
 
     chosen = {name: APPLICATIONS[name] for name in options.only or APPLICATIONS}
-    with serving(host, chosen) as pictures:
+    with serving(host, chosen, options.model) as pictures:
         for name, application in chosen.items():
             print(name, flush=True)
             sheet = application.sheet(pictures(name, application))
             sheet.save(options.out / f"{name}.jpg", quality=88)
     return 0
+
+
+def with_model(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--model", choices=(UNET, FLOW), default=MODEL,
+                        help=f"of the demo's two ({MODEL}); the adapters are the UNet's")
+    return parser
 
 
 def ready(script: str) -> hosts.Host:
@@ -61,14 +68,14 @@ def ready(script: str) -> hosts.Host:
 
 
 @contextlib.contextmanager
-def serving(host: hosts.Host, names: Iterable[str]) -> Iterator[Callable]:
+def serving(host: hosts.Host, names: Iterable[str], model: str = UNET) -> Iterator[Callable]:
     """What runs one of these templates as an `Application` fills it in, and gives its pictures."""
-    with connected(host, names) as (client, base):
-        yield functools.partial(_pictures, client, client.object_info(), base)
+    with connected(host, names, model) as (client, base):
+        yield functools.partial(_pictures, client, client.object_info(), base, model)
 
 
 @contextlib.contextmanager
-def connected(host: hosts.Host, names: Iterable[str]) -> Iterator[tuple]:
+def connected(host: hosts.Host, names: Iterable[str], model: str = UNET) -> Iterator[tuple]:
     """A client of a headless host with the models of these templates, and the host's folder."""
     import comfy_process
 
@@ -76,6 +83,8 @@ def connected(host: hosts.Host, names: Iterable[str]) -> Iterator[tuple]:
         base = Path(folder)
         comfy_process.prepare(base, PACK_NAME)
         place_models(base / "models", names)
+        if model == FLOW:
+            place_flow_model(base / "models")
         with comfy_process.running(host, Path(sys.executable), base, ["--bf16-unet"]) as client:
             yield client, base
 
@@ -99,28 +108,38 @@ def place_models(models: Path, names: Iterable[str]) -> None:
                     target.symlink_to(file)
 
 
+def place_flow_model(models: Path) -> None:
+    import loaders
+
+    for folder, file in loaders.flow_files().items():
+        (models / folder).mkdir(parents=True, exist_ok=True)
+        (models / folder / file.name).symlink_to(file)
+
+
 def read(name: str) -> dict:
     return json.loads((TEMPLATES / f"{name}.json").read_text("utf-8"))
 
 
-def _pictures(client, info: dict, base: Path, name: str, application) -> list:
+def _pictures(client, info: dict, base: Path, model: str, name: str, application) -> list:
     """What a template's Save Image nodes leave, one after the other."""
     import workflow
 
-    prompt = prompt_of(client, info, base, name, application)
+    prompt = prompt_of(client, info, base, name, application, model)
     outcome = client.run(prompt)
     savers = workflow.find(prompt, "SaveImage")
     return [picture for saver in savers for picture in shown(client, outcome, saver)]
 
 
-def prompt_of(client, info: dict, base: Path, name: str, application) -> dict:
+def prompt_of(client, info: dict, base: Path, name: str, application, model: str = UNET) -> dict:
     """The template, filled in, in API format; its photos are on the server by then."""
+    import loaders
     import workflow
 
     for file, picture in application.files().items():
         picture.save(base / file)
         client.upload_image(base / file)
-    return workflow.to_prompt(application.fill(copy.deepcopy(read(name))), info)
+    prompt = workflow.to_prompt(application.fill(copy.deepcopy(read(name))), info)
+    return loaders.loading(prompt, loaders.flow_files()) if model == FLOW else prompt
 
 
 def shown(client, outcome, node: str) -> list:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 
-from applications import connected, prompt_of, ready, shown
+from applications import connected, prompt_of, ready, shown, with_model
 
 DOCS = REPO / "web" / "docs"
 SCREENSHOTS = REPO / ".cache" / "screenshots"
@@ -31,18 +31,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NODE", help="by the nodes' ids")
     parser.add_argument("--out", type=Path, default=DOCS, help="a folder for the pictures")
-    options = parser.parse_args()
+    options = with_model(parser).parse_args()
     host = ready(__file__)
     from help_page import cut, page
     from help_scenes import PICTURES
 
     wanted = options.only or [*PICTURES, *DRAWN]
     chosen = {node: PICTURES[node] for node in wanted if node in PICTURES}
-    with connected(host, {picture.template for picture in chosen.values()}) as (client, base):
+    templates = {picture.template for picture in chosen.values()}
+    with connected(host, templates, options.model) as (client, base):
         info = client.object_info()
         for node, picture in chosen.items():
             print(node, flush=True)
-            runs = Runs(client, info, base, picture)
+            runs = Runs(client, info, base, picture, options.model)
             rows = [(row, [runs.result(cell) for cell in row.cells]) for row in picture.rows]
             drawn = cut(rows[0][1][0].image, picture.pieces) if picture.pieces else page(rows)
             drawn.save(options.out / f"{node}.jpg", **JPEG)
@@ -54,11 +55,11 @@ def main() -> int:
 class Runs:
     """One picture's graph, run with this setting and that; the same run is made once."""
 
-    def __init__(self, client, info: dict, base: Path, picture):
+    def __init__(self, client, info: dict, base: Path, picture, model: str):
         self.client = client
         self.reference = picture.reference
         self.photo = picture.application.photos[0].picture.convert("RGB")
-        prompt = prompt_of(client, info, base, picture.template, picture.application)
+        prompt = prompt_of(client, info, base, picture.template, picture.application, model)
         prompt = picture.rewire(prompt) if picture.rewire else prompt
         self.prompt = changed(prompt, picture.changes)
         self.done: dict[str, tuple] = {}
