@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str]) -> Options:
     if given.engine == DIFFUSERS and given.comfyui:
         raise DemoError("--engine diffusers uses no ComfyUI: leave out one of the two")
     if given.model and given.checkpoint:
-        raise DemoError("--model is one of the demo's own: leave out one of it and --checkpoint")
+        raise DemoError("--model names one of the demo's own: leave out it or --checkpoint")
     return Options(
         image=existing_file(given.image, "image") if given.image else None,
         checkpoint=existing_file(given.checkpoint, "checkpoint") if given.checkpoint else None,

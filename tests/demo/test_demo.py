@@ -198,6 +198,7 @@ def test_sheets_of_any_number_of_variations(counts):
         (["--engine", "magic"], "invalid choice: 'magic'"),
         (["--engine", DIFFUSERS, "--comfyui", str(DEMO)], "leave out one of the two"),
         (["--engine", DIFFUSERS, "--checkpoint", str(CAT)], "--checkpoint needs a ComfyUI"),
+        (["--model", "flow", "--checkpoint", str(CAT)], "leave out it or --checkpoint"),
         (["--engine", DIFFUSERS, "--image", str(DEMO / "options.py")], "cannot be read as a pic"),
         (["--engine", DIFFUSERS, "--prompt", "Two foxes"], "does not know the word 'foxes'"),
     ],

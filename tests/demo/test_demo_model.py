@@ -5,6 +5,7 @@ Its weights belong to the repository: where they are missing, these tests fail.
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import diffusers_engine
 import exemplars
 import flow_data
 import flow_file
+import progress
 import second_engine
 import vocabulary
 from comfyui_rival.rival_core.diffusers import engine
@@ -155,6 +157,19 @@ def test_pictures_are_fitted_to_the_demo_models(size, model, fitted):
     exemplar = exemplars.fitted("a name", Image.new("RGB", size), "", pixels)
     assert exemplar.picture.size == fitted
     assert exemplar.megapixels == fitted[0] * fitted[1] / 1024**2
+
+
+def test_a_bar_is_as_full_as_its_stages_whatever_they_count():
+    """The nodes count model calls, up to ten a step; the second engine counts steps."""
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    bar = progress.Progress("a", {"invert": "Inverting", "sample": "Sampling"}, 20, stream)
+    for report, said in {("invert", 0, 0): "  0%  Inverting 0/20",
+                         ("invert", 100, 200): " 25%  Inverting 10/20",
+                         ("invert", 200, 200): " 50%  Inverting 20/20",
+                         ("sample", 15, 20): " 88%  Sampling 15/20"}.items():
+        bar(*report)
+        assert stream.getvalue().split("\r")[-1].rstrip().endswith(said)
 
 
 def test_missing_weights_are_named(tmp_path, monkeypatch):
