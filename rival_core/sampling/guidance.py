@@ -70,17 +70,19 @@ class Keep:
         return torch.lerp(known, x, resize_mask(self.mask, x))
 
     def leave(self, x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
-        """The prediction with, outside the mask, the one that leads Euler straight to the photo.
+        """The prediction with, outside the mask, the one that leads Euler straight to the photo."""
+        return torch.lerp(leading_home(self.chain, x, sigma), denoised, resize_mask(self.mask, x))
 
-        It leads to the chain's first latent at its own sigma, where that is still below.
-        """
-        first = float(self.chain.sigmas[0])
-        if sigma > first * 1.0001:
-            there = self.chain.latents[:1].to(x)
-            known = (sigma * there - first * x) / (sigma - first)
-        else:
-            known = self.chain.clean.to(x)
-        return torch.lerp(known, denoised, resize_mask(self.mask, x))
+
+def leading_home(chain: Chain, x: Tensor, sigma: float) -> Tensor:
+    """The prediction for x [B, C, H, W] that leads Euler straight to a chain's photo.
+
+    To its first latent at its own sigma, where that is still below.
+    """
+    first = float(chain.sigmas[0])
+    if sigma > first * 1.0001:
+        return (sigma * chain.latents[:1].to(x) - first * x) / (sigma - first)
+    return chain.clean.to(x)
 
 
 # --- masks from cross-attention ------------------------------------------------------------------
