@@ -6,10 +6,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from .chain_files import RivalLoadChain, RivalSaveChain
 from .chain_report import RivalChainReport
+from .edit import RivalEdit
 from .guidance import RivalBlendedGuidance
 from .invert import RivalInvert
 from .noise import RivalNoise, RivalSigmas
 from .patch import RivalPatchModel
+from .pull import RivalPull
 from .reconstruct import RivalReconstruct
 from .sample import RivalKSampler
 
@@ -24,6 +26,8 @@ NODES = [
     RivalSigmas,
     RivalSaveChain,
     RivalLoadChain,
+    RivalPull,
+    RivalEdit,
 ]
 
 

@@ -46,17 +46,20 @@ def latent_image(latent: dict, model) -> Tensor:
 
     [1, C, H, W], or [1, C, 1, H, W] for a model whose latents have time.
     """
-    samples, channels = host.as_its_own(model, latent)["samples"], host.latent_channels(model)
-    nested = getattr(samples, "is_nested", False)
-    if nested or samples.ndim != 2 + host.latent_dimensions(model):
-        shape = "several streams" if nested else f"{samples.ndim} dimensions"
-        raise RivalError(f"the latent has {shape}: give the latent of one image, not of a video")
-    one_frame(samples)
+    samples = host.as_its_own(model, latent)["samples"]
+    one_shape(samples, model)
     if samples.shape[0] != 1:
         raise RivalError(
             f"the latent holds a batch of {samples.shape[0]}: give one image, for instance through "
             "Latent From Batch"
         )
+    return latent_images(latent, model)
+
+
+def latent_images(latent: dict, model) -> Tensor:
+    """The float32 samples [B, C, H, W] of a LATENT of images, with a time of 1 or not."""
+    samples, channels = host.as_its_own(model, latent)["samples"], host.latent_channels(model)
+    one_shape(samples, model)
     if samples.numel() == 0:
         raise RivalError(f"the latent is empty (shape {list(samples.shape)}): give a real image")
     height, width = samples.shape[-2:]
@@ -74,12 +77,21 @@ def latent_image(latent: dict, model) -> Tensor:
         raise RivalError(
             "the latent holds NaN or infinity: encode the image again, with a VAE in float32"
         )
-    if not samples.any():
+    if not samples.flatten(1).any(dim=1).all():
         raise RivalError(
             "the latent is empty (all zeros): connect VAE Encode with a photo, not an Empty "
             "Latent Image"
         )
     return samples.to(torch.float32)
+
+
+def one_shape(samples: Tensor, model) -> None:
+    """Raises unless samples have the dimensions of the model's images, and no more than a frame."""
+    nested = getattr(samples, "is_nested", False)
+    if nested or samples.ndim != 2 + host.latent_dimensions(model):
+        shape = "several streams" if nested else f"{samples.ndim} dimensions"
+        raise RivalError(f"the latent has {shape}: give the latent of one image, not of a video")
+    one_frame(samples)
 
 
 def one_frame(samples: Tensor) -> None:
@@ -154,11 +166,11 @@ def is_number(value: Any) -> bool:
 
 def unpatched(model) -> None:
     found = alignment_of(model)
-    if found is not None and (found.exemplars or found.keep is not None):
+    if found is not None and (found.exemplars or found.keep is not None or found.pulls):
         raise RivalError(
-            "this model already carries RIVAL Patch Model or a photo kept by RIVAL Blended "
-            "Guidance: connect the model from before that, since the exemplar belongs to the "
-            "plain model"
+            "this model already carries RIVAL Patch Model, RIVAL Pull or a photo kept by RIVAL "
+            "Blended Guidance: connect the model from before that, since the exemplar belongs to "
+            "the plain model"
         )
 
 

@@ -14,8 +14,8 @@ from ..rival_core.sampling.guidance import Blend, Keep, attention_mask, attentio
 from ..rival_core.steering.masks import RESOLUTIONS, resize_mask
 from . import checks, host
 from .schema import RivalChain, advanced, named, notify, output, schema
+from .steering.changes import blend_guidance, keep_outside, kept_where_pulled
 from .steering.run import GUIDANCE as NODE
-from .steering.run import blend_guidance, keep_outside
 from .values import checked
 
 PROBES = 8  # of the chain's latents, spread evenly: where words attend changes from step to step
@@ -179,6 +179,7 @@ class RivalBlendedGuidance(io.ComfyNode):
         guided = blend_guidance(model, Blend(mask, outside))
         if keep_photo:
             guided = keep_outside(guided, Keep(chain, mask))
+            notices = [*notices, *notify(NODE, kept_where_pulled(guided))]
         return output(guided, mask, text=notices)
 
     @classmethod

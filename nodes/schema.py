@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from ..rival_core.errors import RivalError
 
 RivalChain = io.Custom("RIVAL_CHAIN")
 CATEGORY = "RIVAL"
+NAMED = re.compile(r"RIVAL [\w ]+: ")  # how an error begins that has a node's name
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
@@ -34,11 +36,11 @@ def advanced(widget: io.Input) -> io.Input:
 
 @contextmanager
 def named(node: str) -> Iterator[None]:
-    """Puts the node's display name before the errors raised inside, unless it is there already."""
+    """Puts the node's display name before the errors raised inside, unless one is there already."""
     try:
         yield
     except RivalError as error:
-        if f"{error}".startswith(f"{node}: "):
+        if NAMED.match(f"{error}"):
             raise
         raise RivalError(f"{node}: {error}.") from error
 

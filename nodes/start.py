@@ -88,7 +88,12 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple, l
     if other or not samples.numel():
         raise RivalError(f"the latent has the shape {list(samples.shape)}: give a latent of images")
     checks.one_frame(samples)
-    count = samples.shape[0]
+    return tuple(samples.shape[2:]), draws_of(latent, batch_size)
+
+
+def draws_of(latent: dict, batch_size: int) -> list[int]:
+    """Which draw of the seed each item takes: of a LATENT, every image so many times."""
+    count = latent["samples"].shape[0]
     if count > 1 and batch_size > 1:
         raise RivalError(
             f"batch_size is {batch_size} and the latent already holds {count} images: set one of "
@@ -100,7 +105,7 @@ def target(latent: dict | None, chain: Chain, batch_size: int) -> tuple[tuple, l
             f"the latent holds {count} images and its batch_index {len(first)} entries: make it "
             "anew with Latent From Batch"
         )
-    return tuple(samples.shape[2:]), [j + i for j in first for i in range(batch_size)]
+    return [j + i for j in first for i in range(batch_size)]
 
 
 def has_picture(latent: dict | None) -> bool:

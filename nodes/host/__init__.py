@@ -5,7 +5,8 @@ Works on ComfyUI 0.3.64 and later. Nothing is patched: a MODEL is cloned and giv
 
 from __future__ import annotations
 
-from .apart import OURS, explained, guidance_of, is_out_of_memory, kept_out, set_apart
+from .apart import OURS, around, explained, guidance_of, is_out_of_memory, kept_out, set_apart
+from .edits import edit
 from .families import FAMILIES
 from .features import (
     free_unused,
@@ -93,6 +94,7 @@ __all__ = [
     "SCHEDULERS",
     "Enough",
     "are_loras",
+    "around",
     "as_its_own",
     "attention",
     "chain_file_digest",
@@ -101,6 +103,7 @@ __all__ = [
     "check_prefix",
     "compute_uncond",
     "decoded",
+    "edit",
     "encode_conditioning",
     "encoded_text",
     "entered",

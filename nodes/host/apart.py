@@ -34,7 +34,13 @@ EXPECTED = {"easycache", "lazycache"}
 
 
 def kept_out(model_options: dict, wrappers: dict | None = None) -> list[str]:
-    """What other nodes wrap around calls and the photo's calls do without, by name.
+    """What other nodes brought that the photo's calls do without, by name; see `around`."""
+    images = map(name_of, of_images(model_options["transformer_options"]))
+    return sorted({*around(model_options, wrappers), *images})
+
+
+def around(model_options: dict, wrappers: dict | None = None) -> list[str]:
+    """What other nodes wrap around calls, by name.
 
     wrappers: of a MODEL that is not sampling yet; a run's are in its options.
     """
@@ -46,7 +52,6 @@ def kept_out(model_options: dict, wrappers: dict | None = None) -> list[str]:
         for function in keyed[kind][key]
     ]
     found += [name_of(model_options[key]) for key in FUNCTIONS if model_options.get(key)]
-    found += map(name_of, of_images(model_options["transformer_options"]))
     return sorted(set(found))
 
 
@@ -86,32 +91,46 @@ def without(wrappers: dict[str, dict]) -> dict[str, dict]:
     }
 
 
-def apart(model_options: dict) -> dict:
-    """The options of a call that no other node's wrapper is around, nor an image in its blocks."""
+def unwrapped(model_options: dict) -> dict:
+    """The options of a call that no other node's wrapper is around."""
     options = {k: v for k, v in model_options.items() if k not in (*FUNCTIONS, WINDOWS)}
     inner = options["transformer_options"]
     inner = {**inner, "wrappers": without(inner.get("wrappers", {}))}
-    if of_images(inner):
-        inner["patches"] = {}
     return {**options, "transformer_options": inner}
 
 
+def apart(model_options: dict) -> dict:
+    """The options of a call that no other node's wrapper is around, nor an image in its blocks."""
+    options = unwrapped(model_options)
+    inner = options["transformer_options"]
+    if of_images(inner):
+        inner["patches"] = {}
+    return options
+
+
+def set_alone(model: ModelPatcher) -> ModelPatcher:
+    """A clone none of whose calls goes through another node's wrapper, in tiles or in windows."""
+    model = model.clone()
+    model.model_options = unwrapped(model.model_options)
+    model.wrappers = without(model.wrappers)
+    for keyed in model.wrappers.values():  # those of core's Context Windows insist on windows
+        for key in [k for k in keyed if str(k).startswith("ContextWindows_")]:
+            del keyed[key]
+    return model
+
+
 def set_apart(model: ModelPatcher, cfg: float = 1.0) -> ModelPatcher:
-    """A clone none of whose calls goes through another node's wrapper, in tiles or in windows.
+    """A clone for the photo's own calls: set alone, and without an image in its blocks.
 
     At a cfg of 1, where the photo is seen unguided, other nodes' guidance does not act either:
     some of it counts on an unconditional prediction.
     """
-    model = model.clone()
+    model = set_alone(model)
     model.model_options = apart(model.model_options)
     if cfg == 1.0:
         dropped = {*GUIDANCE, "disable_cfg1_optimization"}
         options = {k: v for k, v in model.model_options.items() if k not in dropped}
         model.model_options = options
-    model.wrappers = without(model.wrappers)
-    for keyed in model.wrappers.values():  # those of core's Context Windows insist on windows
-        for key in [k for k in keyed if str(k).startswith("ContextWindows_")]:
-            del keyed[key]
     return model
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...rival_core.editing.pull import Pull
 from ...rival_core.errors import RivalError
 from ...rival_core.inversion.schedule import Timesteps
 from ...rival_core.sampling.guidance import Blend, Keep
@@ -23,7 +24,7 @@ from .recorder import Recorder
 from .remarks import NODE, Remarks
 from .riding import Asked, Ride, reason_against
 
-GUIDANCE = "RIVAL Blended Guidance"
+GUIDANCE, PULL = "RIVAL Blended Guidance", "RIVAL Pull"
 KEY = host.OURS
 OUT_OF_MEMORY = (
     "the memory does not suffice for the photo's own row: make fewer images at once, or choose"
@@ -60,8 +61,12 @@ class Run:
 
     @cached_property
     def timesteps(self) -> Timesteps:
-        """The model's; asked for where there is an exemplar, whose families have some."""
+        """The model's; asked for where there is an exemplar or a pull."""
         return host.timesteps_of(self.guider.model_patcher)
+
+    def percent(self, sigma: float) -> float:
+        """Which fraction of the schedule is done at a sigma."""
+        return 1 - (self.timesteps.t(sigma) - (self.timesteps.slack or 0)) / 1000
 
     def at(self, sigma: float) -> Step:
         """The step at this sigma; moving to another frees the last one's tokens."""
@@ -182,10 +187,12 @@ class Alignment:
         exemplars: Sequence[Exemplar] = (),
         keep: Keep | None = None,
         blends: Sequence[Blend] = (),
+        pulls: Sequence[Pull] = (),
     ):
         self.exemplars = in_order(exemplars)
         self.keep = keep
         self.blends = tuple(blends)
+        self.pulls = tuple(pulls)
 
     def outer_sample(self, executor, *args, **kwargs):
         guider = executor.class_obj
@@ -216,6 +223,9 @@ class Alignment:
         denoised = executor(seen, timestep, options, *args, **kwargs)
         denoised, run.prediction = self.blended(run, denoised), None
         denoised = run.normalize(seen, denoised, timestep, model_options)
+        with named(PULL):
+            for pull in self.pulls:
+                denoised = pull(seen, denoised, sigma, run.percent(sigma))
         return denoised if self.keep is None else self.keep.leave(x, denoised, sigma)
 
     def blended(self, run: Run, denoised: Tensor) -> Tensor:
@@ -273,18 +283,6 @@ def align(model, exemplar: Exemplar):
     """A clone of the MODEL steered by one exemplar more."""
     model, now = host.register_loras(model, hooks_of(exemplar.chain)), alignment_of(model)
     return realigned(model, exemplars=[*now.exemplars, exemplar] if now else [exemplar])
-
-
-def keep_outside(model, keep: Keep):
-    """A clone of the MODEL that keeps a photo outside a mask, in place of any kept so far."""
-    return realigned(model, keep=keep)
-
-
-def blend_guidance(model, blend: Blend):
-    """A clone of the MODEL with a lower guidance outside one mask more."""
-    now = alignment_of(model)
-    model = realigned(model, blends=[*now.blends, blend] if now else [blend])
-    return model if blend.outside == 1.0 else host.compute_uncond(model)
 
 
 def realigned(model, **changes):

@@ -92,11 +92,9 @@ def refused(monkeypatch, name: str, **inputs) -> str:
 
 
 def test_new_nodes_are_not_refused(monkeypatch):
-    from comfyui_rival.nodes import RivalBlendedGuidance
-
+    needed = {"RivalBlendedGuidance": {"mask": LINK}, "RivalPull": {"latent": LINK}}
     for node in checked_nodes():
-        given = {"mask": LINK} if node is RivalBlendedGuidance else {}
-        assert queueing.errors(monkeypatch, node, **given) == []
+        assert queueing.errors(monkeypatch, node, **needed.get(node.__name__, {})) == []
 
 
 def test_whatever_comes_by_links_waits(monkeypatch):

@@ -159,6 +159,19 @@ def reconstructed(device):
     return RivalReconstruct.execute(model_on(device), chain_on(device)).args[0]["samples"]
 
 
+def pulled(device):
+    model = graph.pull(model_on(device), chain=chain_on(device), mask=left(), end=1.0,
+                       keep_similar=0.5)  # fmt: skip
+    return graph.rival_sample(model, chain_on(device), *composing.prompts().values())
+
+
+def edited(device):
+    photo = {"samples": composing.latent(100, *SIZE), "noise_mask": left()[:, None]}
+    prompts = [prompt("sd15", 1), *composing.prompts().values()]
+    return graph.edit(model_on(device), photo, *prompts, steps=2, change=1.0, cfg=2.0,
+                      mask=left(), batch_size=2)["samples"]  # fmt: skip
+
+
 def by_core(device):
     chain = chain_on(device)
     model = graph.patch(model_on(device), chain)
@@ -189,6 +202,8 @@ SETTINGS = {
     "blended guidance": guided,
     "reconstruct": reconstructed,
     "core's sampler": by_core,
+    "pull": pulled,
+    "edit": edited,
 }  # fmt: skip
 
 

@@ -47,6 +47,33 @@ def rival_sample(model, chain, positive, negative, **inputs):
     return output.args[0]["samples"]
 
 
+def pull(model, **inputs):
+    """The MODEL of RIVAL Pull."""
+    from comfyui_rival.nodes import RivalPull
+
+    widgets = {"strength": 0.9, "start": 0.0, "end": 0.25, "fade": "none"}
+    return RivalPull.execute(model, **{**widgets, **inputs}).args[0]
+
+
+def edit(model, latent, positive, source, negative, **inputs) -> dict:
+    """The LATENT of RIVAL Edit."""
+    from comfyui_rival.nodes import RivalEdit
+
+    widgets = {
+        "seed": 0,
+        "steps": 28,
+        "scheduler": "simple",
+        "cfg": 5.5,
+        "source_cfg": 1.5,
+        "change": 0.85,
+        "path": "smooth",
+        "average": 1,
+        "batch_size": 1,
+    }
+    inputs = {**widgets, **inputs}
+    return RivalEdit.execute(model, latent, positive, source, negative, **inputs).args[0]
+
+
 def core_sample(
     model, chain, positive, negative, seed=0, cfg=5.0, sampler="euler", start="shuffle", size=None
 ):
