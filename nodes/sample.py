@@ -20,7 +20,7 @@ from .start import (
     start_noise,
     target,
 )
-from .steering.run import exemplars_of
+from .steering.run import exemplars_of, is_pulled
 from .values import checked
 
 NODE = "RIVAL KSampler"
@@ -194,9 +194,9 @@ class RivalKSampler(io.ComfyNode):
     def notices(cls, model, chain, positive, hole, unused_picture) -> list[str]:
         exemplars, notices = exemplars_of(model), checks.same_weights(chain, model)
         notices += other_guidance(chain, positive)
-        if not exemplars:
+        if not exemplars and not is_pulled(model):
             notices += ["the model has no RIVAL Patch Model, so nothing of the photo is injected"]
-        elif all(e.chain is not chain for e in exemplars):
+        elif exemplars and all(e.chain is not chain for e in exemplars):
             notices += ["the model was patched with another chain than the one it starts from"]
         if hole is not None and not hole.mask.any():
             notices += ["the latent's noise_mask is empty, so nothing of it changes"]

@@ -279,6 +279,12 @@ def exemplars_of(model) -> tuple[Exemplar, ...]:
     return alignment.exemplars if alignment else ()
 
 
+def is_pulled(model) -> bool:
+    """Whether a MODEL's predictions are pulled to a photo."""
+    alignment = alignment_of(model)
+    return alignment is not None and bool(alignment.pulls)
+
+
 def align(model, exemplar: Exemplar):
     """A clone of the MODEL steered by one exemplar more."""
     model, now = host.register_loras(model, hooks_of(exemplar.chain)), alignment_of(model)
