@@ -96,11 +96,12 @@ def test_all_the_way_it_is_the_photo_under_any_sampler(cases, family, sampler):
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral"])
-def test_all_the_way_along_a_chain_that_ends_above_zero(sd, chain, sampler):
+def test_all_the_way_along_a_chain_that_ends_above_zero(sd, chain, sampler, caplog):
     assert float(chain.sigmas[0]) > 0
     model = graph.pull(sd.model, chain=chain, strength=1.0, **ALWAYS)
     found = graph.rival_sample(model, chain, *sd.prompts, sampler_name=sampler)
     assert relative(found, sd.samples) < 1e-5
+    assert "RIVAL KSampler" not in caplog.text, "it is no model without the photo"
 
 
 def test_the_photo_of_a_chain_is_the_latents(sd, chain):

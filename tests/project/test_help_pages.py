@@ -13,7 +13,7 @@ DOCS = TESTS.parent / "web" / "docs"
 NODES = json.loads((TESTS / "golden" / "nodes.json").read_text(encoding="utf-8"))
 PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 MOST_BYTES = 300_000  # of a picture
-HOSTS_OWN = {"sampler_name", "schedule", "chain_file"}  # whose choices ComfyUI, or the user, has
+HOSTS_OWN = {"sampler_name", "scheduler", "schedule", "chain_file"}  # the host's, or the user's
 
 every_node = pytest.mark.parametrize("node", NODES)
 
