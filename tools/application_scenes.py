@@ -136,6 +136,8 @@ RINGS = (2, "purple", "ring", "yellow", "dotted")
 DISC = (1, "white", "circle", "green", "plain")
 FLOWER = (1, "red", "star", "green", "dotted")  # to a LoRA for which stars are flowers
 
+STAR, CIRCLE = (1, "white", "star", "red", "striped"), (1, "white", "circle", "red", "striped")
+
 APPLICATIONS = {
     "variation": Application(
         "Four variations of a photo",
@@ -186,5 +188,11 @@ APPLICATIONS = {
         [photo(3, *STARS)],
         {"Exemplar": said(*STARS), "Positive": said(*STARS)},
         {("ImageScaleToTotalPixels", 1): 0.01, ("KSampler", 3): 2.5},
+    ),
+    "edit_without_inversion": Application(
+        "A star becomes a circle, without an inversion: four edits",
+        [photo(11, *STAR)],
+        {"Source": said(*STAR), "Target": said(*CIRCLE)},
+        {("RivalEdit", 4): 3.5, ("RivalEdit", 5): 1.0},
     ),
 }

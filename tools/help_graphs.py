@@ -42,6 +42,17 @@ def reported(prompt: dict) -> dict:
     return {**prompt, **nodes({"report": ("RivalChainReport", given)})}
 
 
+def pulled(prompt: dict) -> dict:
+    """RIVAL Pull in the place of all else that RIVAL KSampler's model has."""
+    chain = inputs_of(prompt, "RivalKSampler")["chain"]
+    widgets = {"strength": 0.9, "start": 0.0, "end": 0.25, "fade": "none", "keep_similar": 0.0}
+    model = inputs_of(prompt, "RivalInvert")["model"]
+    given = {"model": model, "chain": chain, **widgets}
+    prompt = {**prompt, **nodes({"pull": ("RivalPull", given)})}
+    inputs_of(prompt, "RivalKSampler")["model"] = ["pull", 0]
+    return prompt
+
+
 def plain_sampling(prompt: dict) -> dict:
     """Core's KSampler beside RIVAL KSampler, on the same model, prompts and seed."""
     given, decode = inputs_of(prompt, "RivalKSampler"), inputs_of(prompt, "VAEDecode")

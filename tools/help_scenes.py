@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from application_scenes import RINGS, STARS, Application, photo, said
-from help_graphs import custom_sampling, plain_sampling, reported, through_vae
+from application_scenes import CIRCLE, RINGS, STAR, STARS, Application, photo, said
+from help_graphs import custom_sampling, plain_sampling, pulled, reported, through_vae
 from help_page import Cell, HelpPicture, Row
 
 PHOTO = Cell("the photo", output="")
 BY_VAE = Cell("as the VAE gives it", output="PreviewImage")
 SQUARES = (3, "green", "square", "white", "plain")
-STAR, CIRCLE = (1, "white", "star", "red", "striped"), (1, "white", "circle", "red", "striped")
 SAME = "Everything below has the same seed and prompt; one setting changes."
 
 
@@ -75,6 +74,23 @@ def outside(*values: float) -> list[Cell]:
         replace(cell, changes={**cell.changes, **drifting})
         for cell in settings("RivalBlendedGuidance", "outside", values, 1.0)
     ]
+
+
+def pull(name: str, values, usual, changes=None) -> Row:
+    cells = settings("RivalPull", name, values, usual)
+    return Row(name, [replace(cell, changes={**(changes or {}), **cell.changes}) for cell in cells])
+
+
+def similar(*values: float) -> Row:
+    """Late and whole, where what is still alike is pulled; 0 pulls everything."""
+    late = {("RivalPull", name): value for name, value in
+            (("strength", 1.0), ("start", 0.6), ("end", 1.0))}  # fmt: skip
+    return replace(pull("keep_similar", values, 0.0, late),
+                   title="keep_similar, at strength 1, start 0.6, end 1")
+
+
+def edit(name: str, values, usual=None) -> Row:
+    return Row(name, settings("RivalEdit", name, values, usual))
 
 
 ONE = {("RivalKSampler", "batch_size"): 1}
@@ -142,6 +158,26 @@ PICTURES = {
          Row("threshold: the mask of “star”", thresholds(output="MaskPreview")),
          Row("outside, at cfg 3.5", outside(3.5, 2.0, 1.0)),
          Row("keep_photo on, threshold", thresholds())],
+    ),
+    "RivalPull": HelpPicture(
+        "edit", EDIT,
+        [Row("", [PHOTO], "The prompt makes the star a circle. RIVAL KSampler from the photo's own "
+                          "noise (start inverted), one seed, nothing but the pull."),
+         pull("strength", (0.0, 0.5, 0.9), 0.9),
+         pull("end", (0.1, 0.25, 0.5), 0.25),
+         similar(0.0, 0.3, 0.5)],
+        rewire=pulled,
+    ),
+    "RivalEdit": HelpPicture(
+        "edit_without_inversion", EDIT,
+        [Row("", [PHOTO], "The prompt makes the star a circle. One seed, one setting changed in "
+                          "each row, from cfg 2.5 and source_cfg 1."),
+         edit("cfg", (1.0, 2.5, 5.5), 5.5),
+         edit("change", (0.3, 0.6, 0.85), 0.85),
+         Row("path, average", [*edit("path", ("smooth", "direct"), "smooth").cells,
+                               Cell("average 4", {("RivalEdit", "average"): 4})])],
+        {("RivalEdit", "batch_size"): 1, ("RivalEdit", "cfg"): 2.5,
+         ("RivalEdit", "source_cfg"): 1.0},
     ),
     "RivalNoise": HelpPicture(
         "variation", STARS_PHOTO,
