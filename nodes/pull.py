@@ -88,8 +88,8 @@ class RivalPull(io.ComfyNode):
                     "keep_similar",
                     0.0,
                     "A mask that finds itself at every step: only what still looks like the photo "
-                    "is pulled, and what the prompt is changing is left alone. 0.5 is usual; more "
-                    "pulls more. 0 is off: everything is pulled.",
+                    "is pulled, and what the prompt is changing is left alone. 0.5, late in the "
+                    "schedule; more pulls more. 0 is off: everything is pulled.",
                     optional=True,
                 ),
             ],

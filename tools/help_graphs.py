@@ -43,14 +43,18 @@ def reported(prompt: dict) -> dict:
 
 
 def pulled(prompt: dict) -> dict:
-    """RIVAL Pull in the place of all else that RIVAL KSampler's model has."""
+    """RIVAL Pull in the place of all else that RIVAL KSampler's model has; `late` is a second."""
     chain = inputs_of(prompt, "RivalKSampler")["chain"]
-    widgets = {"strength": 0.9, "start": 0.0, "end": 0.25, "fade": "none", "keep_similar": 0.0}
+    first = {"strength": 0.9, "start": 0.0, "end": 0.25, "fade": "none", "keep_similar": 0.0}
+    late = {**first, "strength": 1.0, "start": 0.6, "end": 1.0}
     model = inputs_of(prompt, "RivalInvert")["model"]
-    given = {"model": model, "chain": chain, **widgets}
-    prompt = {**prompt, **nodes({"pull": ("RivalPull", given)})}
+    more = nodes({
+        "pull": ("RivalPull", {"model": model, "chain": chain, **first}),
+        "late": ("RivalPull", {"model": ["pull", 0], "chain": chain, **late}),
+    })
+    more["late"]["_meta"] = {"title": "late pull"}
     inputs_of(prompt, "RivalKSampler")["model"] = ["pull", 0]
-    return prompt
+    return {**prompt, **more}
 
 
 def plain_sampling(prompt: dict) -> dict:

@@ -76,17 +76,14 @@ def outside(*values: float) -> list[Cell]:
     ]
 
 
-def pull(name: str, values, usual, changes=None) -> Row:
-    cells = settings("RivalPull", name, values, usual)
-    return Row(name, [replace(cell, changes={**(changes or {}), **cell.changes}) for cell in cells])
+def pull(name: str, values, usual) -> Row:
+    return Row(name, settings("RivalPull", name, values, usual))
 
 
 def similar(*values: float) -> Row:
-    """Late and whole, where what is still alike is pulled; 0 pulls everything."""
-    late = {("RivalPull", name): value for name, value in
-            (("strength", 1.0), ("start", 0.6), ("end", 1.0))}  # fmt: skip
-    return replace(pull("keep_similar", values, 0.0, late),
-                   title="keep_similar, at strength 1, start 0.6, end 1")
+    second = {("RivalKSampler", "model"): ["late", 0]}
+    cells = [Cell(f"{value}", {**second, ("late pull", "keep_similar"): value}) for value in values]
+    return Row("keep_similar of a second pull, from 0.6 to 1", cells)
 
 
 def edit(name: str, values, usual=None) -> Row:
@@ -165,7 +162,7 @@ PICTURES = {
                           "noise (start inverted), one seed, nothing but the pull."),
          pull("strength", (0.0, 0.5, 0.9), 0.9),
          pull("end", (0.1, 0.25, 0.5), 0.25),
-         similar(0.0, 0.3, 0.5)],
+         similar(0.3, 0.5, 0.7)],
         rewire=pulled,
     ),
     "RivalEdit": HelpPicture(

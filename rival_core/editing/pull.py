@@ -72,8 +72,8 @@ class Pull:
         photo = self.photo.to(denoised)
         if photo.shape[1:] != denoised.shape[1:]:
             raise RivalError(
-                f"the latent is {tuple(denoised.shape[-2:])} and the photo to pull to "
-                f"{tuple(photo.shape[-2:])}: sample at the photo's size, or scale the photo"
+                f"the latent is {tuple(denoised.shape[2:])} and the photo to pull to "
+                f"{tuple(photo.shape[2:])}: sample at the photo's size, or scale the photo"
             )
         weight = denoised.new_tensor(share)
         if self.mask is not None:
