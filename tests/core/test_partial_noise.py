@@ -8,11 +8,8 @@ import graph
 import pytest
 import spies
 import torch
-from comfyui_rival.rival_core.sampling.partial_noise import (
-    DrawnNoise,
-    ancestral_step,
-    sample_euler_partial,
-)
+from comfyui_rival.rival_core.inversion.ancestral import ancestral_step
+from comfyui_rival.rival_core.sampling.partial_noise import DrawnNoise, sample_euler_partial
 
 
 def test_steps_are_ddims_with_eta():
