@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 from ...rival_core.chain.chain import Chain
 from ...rival_core.chain.report import unsolved_notice
 from ...rival_core.chain.statistics import Moments, assumed, chance, measured
-from ...rival_core.inversion.fixed_point import ONE_CALL
 from .charts import COLOURS, FAINT, INK, PAPER, TEXT_SIZE, Chart, Curve, draw_chart, font, wrap
 
 WIDTH, MARGIN, GAP = 1400, 36, 14
@@ -162,7 +161,7 @@ def residual_chart(chain: Chain) -> Chart:
     if chain.residuals is None:
         return Chart("Residual: this chain holds none", chain.steps, (), log=True)
     curve = Curve(steps, chain.residuals.tolist())
-    if solver.name in ONE_CALL:
+    if not solver.iterates:
         words = f"{solver.name} guesses each step once and does not solve it: the guess's residual"
         return Chart("Relative residual", chain.steps, [curve], [(words, "", "")], log=True)
     above = len(chain.unsolved)

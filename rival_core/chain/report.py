@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..inversion.fixed_point import ONE_CALL
 from .chain import Chain
 
 
@@ -18,7 +17,7 @@ def summary(chain: Chain, walk: str = "") -> str:
     """
     calls = f"{chain.evaluations} model evaluations"
     text = f"{chain.steps} steps, {calls}, sigma {chain.top:.4g}{walk}"
-    if chain.solver.name in ONE_CALL or chain.residuals is None:
+    if not chain.solver.iterates or chain.residuals is None:
         return text
     worst = int(chain.residuals.argmax())
     return (

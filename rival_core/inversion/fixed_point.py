@@ -12,21 +12,31 @@ from torch import Tensor
 from ..errors import RivalError
 from ..values import choice, number, whole_number
 from .scaling import Scaling
+from .scheme import Inversion, Scheme, Walk
+from .schemes import SCHEMES, check_coupling
+from .slopes import to_d
+from .walks import check_finite, drawn, walk_up
 
-SOLVERS = ("ddim", "fixed_point", "anderson", "empirical", "uni_inv")
-ONE_CALL = {"ddim", "uni_inv"}  # evaluate the model once a step, at a guess, and solve nothing
+ITERATING = ("fixed_point", "anderson", "empirical")
+EULER = ("ddim", *ITERATING, "uni_inv")  # whose way down is Euler's; some do not iterate
+SOLVERS = (*EULER, *SCHEMES)
+MOST_SEED = 2**64 - 1
 RIDGE = 1e-7  # of the Gram matrix's trace: what float32 inner products know
 
 
 @dataclass(frozen=True)
 class Solver:
-    """How the fixed point of each inversion step is found.
+    """How an inversion goes up: by a scheme (schemes.py), or by solving each step's fixed point.
 
     ddim is one evaluation and not exact; uni_inv, too, but its guess goes on along the last step's
-    slope (Uni-Inv, 2504.13109), which is mostly nearer. The others evaluate the model until the
+    slope (Uni-Inv, 2504.13109), which is mostly nearer. Its first guess is ddim's, as with the
+    published code's `zero_init`; without that the code spends a call more, at the image itself,
+    on the first guess. The iterating ones evaluate the model until the
     relative residual |f(y) - y| / |y| is at most `tolerance`, or `iterations` times: fixed_point
     goes on with f(y), empirical with the mean of the last two f(y) (AIDI_E), anderson with the
     combination of the last window + 1 whose residual is smallest (AIDI_A; mixing 1 is undamped).
+
+    coupling, seed: of the schemes that have a number, 0 for its own value, or draw noise.
     """
 
     name: str = "ddim"
@@ -34,6 +44,8 @@ class Solver:
     tolerance: float = 1e-4
     window: int = 1
     mixing: float = 1.0
+    coupling: float = 0.0
+    seed: int = 0
 
     def __post_init__(self):
         choice("solver", self.name, SOLVERS)
@@ -42,11 +54,43 @@ class Solver:
         number("tolerance", self.tolerance, 0.0)
         if not number("anderson_mixing", self.mixing, 0.0, 1.0):
             raise RivalError("anderson_mixing is 0, which never moves: give up to 1")
+        number("coupling", self.coupling, 0.0, 1.0)
+        whole_number("seed", self.seed, 0, MOST_SEED)
+        check_coupling(self.name, self.coupling)
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The walk up and down that this is, if each step is not Euler's, inverted."""
+        return SCHEMES.get(self.name)
+
+    @property
+    def iterates(self) -> bool:
+        """Whether steps are solved, to a residual under the tolerance."""
+        return self.name in ITERATING
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its own walk down takes back the walk up, whatever the guidance."""
+        return self.scheme is not None and self.scheme.exact
+
+    @property
+    def sees_latents(self) -> bool:
+        """Whether the model is evaluated at the chain's own latents, as sampling will."""
+        return self.iterates if self.scheme is None else self.scheme.sees
 
     @property
     def most_evaluations(self) -> int:
         """Model calls that one step may take."""
-        return 1 if self.name in ONE_CALL else self.iterations
+        if self.scheme is not None:
+            return self.scheme.rows.most
+        return self.iterations if self.iterates else 1
+
+    def walk(self, levels: Sequence[float], scaling: Scaling, like: Tensor | None = None) -> Walk:
+        """What its scheme goes along. like: a latent, where there is noise to draw."""
+        noise = None if like is None else drawn(self.seed, like)
+        own = self.scheme.coupling
+        coupling = 1.0 if own is None else own.acting(self.coupling, len(levels) - 1)
+        return Walk(levels, scaling, coupling, noise)
 
     @property
     def remembered(self) -> int:
@@ -65,19 +109,6 @@ class Solver:
 DDIM = Solver()
 
 
-class Inversion(NamedTuple):
-    """What an inversion leaves: the latents, and how well each of its steps was solved."""
-
-    latents: list[Tensor]  # S + 1 of [B, C, H, W], in the order of the sigmas
-    residuals: Tensor  # [S, B], of the last y that the model saw; the kept one is one update on
-    evaluations: Tensor  # [S, B], model calls
-
-
-def to_d(x: Tensor, sigma: float, denoised: Tensor) -> Tensor:
-    """The derivative dx/dsigma: the predicted noise of eps- and v-models, the flow's velocity."""
-    return (x - denoised) / sigma
-
-
 def invert(
     model: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
@@ -85,11 +116,11 @@ def invert(
     scaling: Scaling,
     solver: Solver = DDIM,
     callback: Callable[[dict], None] | None = None,
-    solved: Callable[[int, Tensor], None] | None = None,
+    solved: Callable[..., None] | None = None,
 ) -> Inversion:
-    """The inverse of Euler's (DDIM's) walk from noise to x, step by step.
+    """The walk up from x by the solver's scheme, or the inverse of Euler's (DDIM's) walk down.
 
-    The step up from sigma to the next solves y = f(y) = x + (next - sigma) d(y, next), whose
+    Euler's step up from sigma to the next solves y = f(y) = x + (next - sigma) d(y, next), whose
     solution Euler's step down takes back to x. The first iterate is x relabelled as a latent at
     the next sigma, so ddim is RIVAL's inversion (section 3.1; official code); from the second step
     on uni_inv's is x + (next - sigma) d, of the d that the last step took.
@@ -99,12 +130,16 @@ def invert(
     x:      [B, C, H, W], a clean latent: it enters as one noised to sigmas[0].
     sigmas: [S + 1], rising.
     callback: told of every evaluation. solved: told of every step when it is done, (its number
-            from 1, which is its latent's; its residuals [B]): the last call was its last.
+            from 1, which is its latent's; its residuals [B]): the last call was its last. By
+            schemes, which solve nothing: see walk_up.
     Cost: up to S * solver.most_evaluations model calls. RivalError, naming step and iteration,
     as soon as anything is not finite.
     """
     levels = sigmas.tolist()
     x = scaling.rescale(x, 0.0, levels[0])
+    if solver.scheme is not None:
+        walk = solver.walk(levels, scaling, x)
+        return walk_up(solver.scheme, model, x, walk, callback, solved)
     latents, all_figures, slope = [x], [], None
     for i, (sigma, target) in enumerate(zip(levels, levels[1:])):
         report = Report(i, len(levels) - 1, target, callback)
@@ -131,12 +166,7 @@ class Report(NamedTuple):
     callback: Callable[[dict], None] | None
 
     def __call__(self, iteration: int, y: Tensor, denoised: Tensor) -> None:
-        if not torch.isfinite(y).all():
-            raise RivalError(
-                f"the inversion ran into NaN or infinity at step {self.step + 1} of {self.steps}, "
-                f"iteration {iteration + 1}: run the model in float32 (--force-fp32), set cfg to "
-                "1, or use another schedule or solver"
-            )
+        check_finite(y, self.step, self.steps, iteration)
         if self.callback is not None:
             state = {"x": y, "i": self.step, "iteration": iteration, "denoised": denoised}
             self.callback({**state, "sigma": self.sigma, "sigma_hat": self.sigma})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,14 @@ class Scaling:
     def rescale(self, x: Tensor, sigma: float, target: float) -> Tensor:
         """The latent x at `sigma`, relabelled as one at `target` (same z)."""
         return x * (self.level(target) / self.level(sigma))
+
+    def lowest(self, x: Tensor, target: float) -> tuple[Tensor, float]:
+        """What a model is shown, and at which sigma, for the slope of x at sigma 0.
+
+        target: the next level, at which x is shown: a model knows no noise free of noise
+        (as in O-BELM's official code).
+        """
+        return self.rescale(x, 0.0, target), target
 
     def end_scale(self, sigma: float) -> float:
         """What a walk's end at sigma, as the host gives it back, is divided by to be clean."""
@@ -59,6 +68,10 @@ class FlowScaling(Scaling):
 
     def clean_share(self, sigma: float) -> float:
         return 1.0 - sigma
+
+    def lowest(self, x: Tensor, target: float) -> tuple[Tensor, float]:
+        """A velocity is known at time 0, too: at one so near that rounding costs no more."""
+        return x, math.sqrt(torch.finfo(x.dtype).eps)
 
     def end_scale(self, sigma: float) -> float:
         return 1.0 / (1.0 - sigma)  # the host's own last division, which a chain never undoes

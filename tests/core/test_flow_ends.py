@@ -8,12 +8,13 @@ import pytest
 import torch
 from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
 from comfyui_rival.rival_core.chain.statistics import assumed, measured
-from comfyui_rival.rival_core.inversion.fixed_point import SOLVERS, Solver, invert
+from comfyui_rival.rival_core.inversion.ancestral import ancestral_step
+from comfyui_rival.rival_core.inversion.fixed_point import EULER, Solver, invert
 from comfyui_rival.rival_core.inversion.scaling import FlowScaling
 from comfyui_rival.rival_core.sampling.guidance import Keep
 from comfyui_rival.rival_core.sampling.inpainting import Inpainting
 from comfyui_rival.rival_core.sampling.noise import noise_of, partial_latents
-from comfyui_rival.rival_core.sampling.partial_noise import ancestral_step, sample_euler_partial
+from comfyui_rival.rival_core.sampling.partial_noise import sample_euler_partial
 from mixtures import Mixture
 
 FLOW = FlowScaling()
@@ -80,7 +81,7 @@ def test_what_the_host_scales():
     assert FLOW.end_scale(0.0) == 1.0 and FLOW.end_scale(0.2) == 1.25
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", EULER)
 def test_every_solver_goes_from_one_end_to_the_other(name):
     model = Mixture(flow=True)
     sigmas = torch.linspace(0, 1, 11, dtype=torch.float64)

@@ -8,14 +8,9 @@ import pytest
 import torch
 from comfyui_rival.rival_core.inversion.fixed_point import Solver, invert, to_d
 from comfyui_rival.rival_core.inversion.scaling import FlowScaling, Scaling
-from mixtures import SD, Mixture, euler, round_trip, sd_sigmas
+from mixtures import SD, Mixture, euler, flow_sigmas, round_trip, sd_sigmas
 
 UNI_INV = Solver("uni_inv")
-
-
-def flow_sigmas(steps: int, shift: float) -> torch.Tensor:
-    times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return shift * times / (1 + (shift - 1) * times)
 
 
 @pytest.mark.parametrize("flow", [False, True])

@@ -8,6 +8,8 @@ import torch
 from comfyui_rival.rival_core.inversion.fixed_point import Solver, invert, to_d
 from comfyui_rival.rival_core.inversion.scaling import FlowScaling, Scaling
 from comfyui_rival.rival_core.inversion.schedule import rival_timesteps
+from comfyui_rival.rival_core.inversion.scheme import Inversion, Start
+from comfyui_rival.rival_core.inversion.walks import walk_down
 
 SD = Scaling(14.6146)
 
@@ -54,3 +56,29 @@ def round_trip(solver: Solver, sigmas: torch.Tensor, flow: bool = False) -> floa
     inverted = invert(model, model.data, sigmas, FlowScaling() if flow else SD, solver)
     back = euler(model, inverted.latents[-1], sigmas.flip(0).tolist())
     return float((back - inverted.latents[0]).square().mean().sqrt())
+
+
+def there_and_back(solver: Solver, sigmas: torch.Tensor, flow: bool = False, place=None):
+    """(what a scheme's walk up leaves, what its walk down makes of it, from a place or the top)"""
+    model, scaling = Mixture(flow), FlowScaling() if flow else SD
+    found = invert(model, model.data, sigmas, scaling, solver)
+    place = len(sigmas) - 1 if place is None else place
+    walk = solver.walk(sigmas.tolist(), scaling)
+    return found, walk_down(solver.scheme, model, start_at(found, place), walk)
+
+
+def start_at(found: Inversion, place: int) -> Start:
+    partner = None if found.partner is None else found.partner[place]
+    noise = None if found.noise is None else torch.stack(found.noise)
+    return Start(found.latents[place], place, found.latents[place - 1], partner, noise)
+
+
+def flow_sigmas(steps: int, shift: float = 1.0) -> torch.Tensor:
+    times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return shift * times / (1 + (shift - 1) * times)
+
+
+def slope(model, x, sigma: float):
+    """In float64, also at a flow's time 0."""
+    sigma = max(sigma, 1e-8)
+    return to_d(x, sigma, model(x, x.new_full([len(x)], sigma)))
