@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -11,76 +10,28 @@ from comfy_api.latest import io
 from ..rival_core.chain.chain import Chain
 from ..rival_core.chain.features import FEATURES
 from ..rival_core.chain.report import residual_table, summary, unsolved_notice
-from ..rival_core.errors import RivalError
-from ..rival_core.inversion.fixed_point import SOLVERS, Solver
+from ..rival_core.inversion.fixed_point import Solver
 from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas
+from ..rival_core.inversion.schemes import check_family
 from . import checks, host
 from .notices import before_inverting
 from .schema import RivalChain, advanced, named, notify, output, schema
+from .solver import (
+    anderson_inputs,
+    coupling_fits,
+    guidance_has_two_sides,
+    scheme_inputs,
+    solver_inputs,
+    uniform,
+    unused,
+)
 from .steering.handover import Handover, solver_sees
 from .values import checked
 
 NODE = "RIVAL Invert"
 
 
-def solver_inputs() -> list[io.Input]:
-    return [
-        io.Combo.Input(
-            "solver",
-            options=list(SOLVERS),
-            default="ddim",
-            tooltip="How each step is inverted. ddim: one model call, as in the RIVAL paper; "
-            "drifts at few steps. anderson: solved to its fixed point, so that 20 steps bring the "
-            "photo back. fixed_point and empirical: the plain iteration, and AIDI's two-point one. "
-            "uni_inv: one model call a step, too, and nearer than ddim.",
-        ),
-        io.Int.Input(
-            "iterations",
-            default=5,
-            min=1,
-            max=100,
-            tooltip="At most so many model calls a step; ddim and uni_inv always take one.",
-        ),
-        io.Float.Input(
-            "tolerance",
-            default=1e-4,
-            min=0.0,
-            max=1.0,
-            step=1e-6,
-            round=False,
-            tooltip="A step is solved once the model would change its latent by less than this "
-            "share; then no further calls are spent on it. 0 never stops early. Not for ddim "
-            "and uni_inv.",
-        ),
-    ]
-
-
-def anderson_inputs() -> list[io.Input]:
-    window = io.Int.Input(
-        "anderson_window",
-        default=1,
-        min=1,
-        max=10,
-        tooltip="How many earlier iterates anderson mixes in. 1 is the most reliable.",
-    )
-    mixing = io.Float.Input(
-        "anderson_mixing",
-        default=1.0,
-        min=0.05,
-        max=1.0,
-        step=0.05,
-        tooltip="How far anderson follows the model's answer: 1 is all the way, lower is "
-        "slower and calmer.",
-    )
-    return [advanced(window), advanced(mixing)]
-
-
-def guidance_has_two_sides(cfg: float, negative: Any) -> None:
-    if cfg != 1.0 and negative is None:
-        raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
-
-
-@checked(guidance_has_two_sides, solver_sees)
+@checked(guidance_has_two_sides, solver_sees, coupling_fits)
 class RivalInvert(io.ComfyNode):
     """Inverts an image into its diffusion chain (RIVAL section 3.1; AIDI)."""
 
@@ -93,7 +44,7 @@ class RivalInvert(io.ComfyNode):
             description=(
                 "Turns a photo into its diffusion chain: every latent from the image to noise, as "
                 "this model would have made it. Connect the chain to RIVAL Patch Model and RIVAL "
-                "KSampler. ddim and uni_inv take one model call a step, the exact solvers up to "
+                "KSampler. ddim, uni_inv and obelm take one model call a step, anderson up to "
                 "`iterations`; the chain is cached until an input changes."
             ),
             inputs=[
@@ -140,7 +91,8 @@ class RivalInvert(io.ComfyNode):
                         step=0.1,
                         tooltip="Guidance during the inversion. 1 (no guidance) is exact enough to "
                         "sample from; higher needs a negative, doubles the cost, drifts with "
-                        "ddim and may not converge with the other solvers.",
+                        "ddim and may not converge with anderson; obelm, bdia, edict and "
+                        "edit_friendly are exact at any.",
                     )
                 ),
                 *anderson_inputs(),
@@ -166,9 +118,11 @@ class RivalInvert(io.ComfyNode):
                         tooltip="cached, cached_int8: what the solver saw last at each step is "
                         "kept with the chain, so that already the first run of a RIVAL Patch "
                         "Model with the same features pays no row for the photo. Takes the memory "
-                        "that is told there; not with ddim or uni_inv. live: nothing is kept.",
+                        "that is told there; not with ddim, uni_inv or edict. live: nothing is "
+                        "kept.",
                     )
                 ),
+                *scheme_inputs(),
             ],
             outputs=[
                 RivalChain.Output(
@@ -200,16 +154,25 @@ class RivalInvert(io.ComfyNode):
         negative=None,
         sigmas=None,
         features="live",
+        coupling=0.0,
+        seed=0,
+        caption_attention="words",
     ) -> io.NodeOutput:
         with named(NODE):
             card = host.model_card(model)
             checks.unpatched(model)
-            solver = Solver(solver, iterations, tolerance, anderson_window, anderson_mixing)
+            solver = Solver(
+                solver, iterations, tolerance, anderson_window, anderson_mixing, coupling, seed
+            )
+            check_family(solver.name, host.is_flow(model))
             image = checks.latent_image(latent, model)
             positive, negative = cls.conditioning(model, image, positive, negative)
+            if caption_attention == "uniform":
+                positive = uniform(positive, host.is_dit(model))
             walked = "sigmas" if sigmas is not None else cls.walked(model, schedule)
             falling = cls.sigmas(model, steps, walked, sigmas)
-            notices = notify(NODE, before_inverting(model, latent, image, cfg, falling))
+            notices = [*unused(solver), *before_inverting(model, latent, image, cfg, falling)]
+            notices = notify(NODE, notices)
             handover = None
             if features != "live":
                 prompts = (positive, negative)
@@ -219,7 +182,7 @@ class RivalInvert(io.ComfyNode):
             )
         chain = Chain(
             sigmas=falling.flip(0),
-            latents=torch.cat(inversion.latents),
+            **inversion.of_chain(),
             scaling=host.scaling_of(model),
             model=card,
             positive=positive,
@@ -227,8 +190,6 @@ class RivalInvert(io.ComfyNode):
             cfg=cfg,
             solver=solver,
             schedule=walked,
-            residuals=inversion.residuals[:, 0],
-            calls=inversion.evaluations[:, 0],
             weights=host.weights_fingerprint(model),
             is_flat=latent["samples"].ndim < image.ndim,
         )

@@ -63,6 +63,16 @@ def other_guidance(chain: Chain, positive: Any) -> list[str]:
     ]
 
 
+def other_walk(chain: Chain, sampler_name: str) -> list[str]:
+    """Of a chain that only its own walk takes back exactly."""
+    if not chain.solver.is_exact or sampler_name == host.CHAIN:
+        return []
+    return [
+        f"the photo was inverted by {chain.solver.name}, whose way back {sampler_name} does not "
+        "walk, so it is not exact: choose the sampler chain"
+    ]
+
+
 def guidances(conditioning: Any) -> list[float | None]:
     """What a prompt's entries tell a distilled model; None is the model's default."""
     return [options.get("guidance") for _, options in conditioning]

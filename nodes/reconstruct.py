@@ -25,7 +25,7 @@ def picture_is_decoded(vae: Any, image: Any) -> None:
 
 @checked(picture_is_decoded)
 class RivalReconstruct(io.ComfyNode):
-    """The chain replayed by plain Euler (DDIM), compared with the exemplar."""
+    """The chain walked down as it was walked up, by Euler or its scheme; against the exemplar."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,9 +34,10 @@ class RivalReconstruct(io.ComfyNode):
             node_id="RivalReconstruct",
             display_name=NODE,
             description=(
-                "Walks a chain back to the image and says how far it ends from the photo: what "
-                "the inversion lost. No steering. One model call a step, at the guidance of the "
-                "inversion."
+                "Walks a chain back to the image, as its solver walked up, and says how far it "
+                "ends from the photo: what the inversion lost. No steering. As many model calls "
+                "as a pass of the solver (one a step, two of edict and midpoint), at the "
+                "inversion's guidance."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model that made the chain, without a patch."),
@@ -83,7 +84,7 @@ class RivalReconstruct(io.ComfyNode):
                 host.set_apart(model, chain.cfg),
                 noise,
                 chain.cfg,
-                host.sampler("euler"),
+                host.chain_sampler(chain, is_own=True),
                 chain.falling_sigmas(),
                 chain.scaling.end_scale(float(chain.sigmas[0])),
                 chain.positive,

@@ -7,12 +7,13 @@ from comfy_api.latest import io
 from ..rival_core.errors import RivalError
 from ..rival_core.sampling.partial_noise import DrawnNoise, check_eta
 from . import checks, host
-from .notices import other_guidance
+from .notices import other_guidance, other_walk
 from .schema import advanced, named, notify, output, schema
 from .start import (
     chain_input,
     has_picture,
     inpainting,
+    is_photo,
     picture,
     seed_input,
     sigmas_from,
@@ -87,7 +88,8 @@ class RivalKSampler(io.ComfyNode):
                     options=list(host.SAMPLERS),
                     default="euler",
                     tooltip="euler is the paper's DDIM. Samplers that add noise end at noise "
-                    "level 0.",
+                    "level 0. chain: down as RIVAL Invert's solver went up (obelm, bdia, edict, "
+                    "edit_friendly: exact from start inverted); of other solvers that is euler.",
                 ),
                 start_input(),
                 io.Int.Input(
@@ -149,6 +151,7 @@ class RivalKSampler(io.ComfyNode):
             sigmas = sigmas_from(chain, denoise, end_at_zero=draws_noise or other)
             top = float(sigmas[0])
             checks.same_scaling(chain, host.scaling_of(model), top)
+            shown = None
             if hole is None:
                 shown = picture(model, chain, latent, top)
                 noise = start_noise(
@@ -156,12 +159,16 @@ class RivalKSampler(io.ComfyNode):
                 )
             else:
                 noise = hole.start(top, draws, seed, start) / chain.scaling.noise_scale(top)
-            sampler = host.sampler(sampler_name)
+            is_own = start == "inverted" and (shown is None or is_photo(shown, chain))
+            sampler = cls.sampler(sampler_name, chain, is_own, hole)
             if eta > 0:
                 fresh = DrawnNoise(seed, draws, tuple(noise.shape[1:]))
                 sampler = cls.partial_noise(model, fresh, eta, eta_start, eta_end)
         unused = hole is None and has_picture(latent) and top >= chain.top
-        notices = notify(NODE, cls.notices(model, chain, positive, hole, unused))
+        notices = cls.notices(model, chain, positive, hole, unused)
+        if is_own and hole is None:
+            notices += other_walk(chain, sampler_name)
+        notices = notify(NODE, notices)
         scale = chain.scaling.end_scale(float(sigmas[-1]))
         samples = host.sample(
             model, noise, cfg, sampler, sigmas, scale, positive, negative, seed, hole
@@ -179,6 +186,21 @@ class RivalKSampler(io.ComfyNode):
         if "batch_index" in latent:
             result["batch_index"] = draws
         return result
+
+    @classmethod
+    def sampler(cls, name, chain, is_own, hole):
+        """is_own: whether the start is the chain's own latent at its level."""
+        if name != host.CHAIN:
+            return host.sampler(name)
+        if hole is not None:
+            raise RivalError("sampler_name is chain and the latent has a mask: choose euler")
+        scheme = chain.solver.scheme
+        if scheme is not None and scheme.is_bound and not is_own:
+            raise RivalError(
+                f"sampler_name is chain, and the noise maps of {chain.solver.name} belong to the "
+                "photo's own latents: set start to inverted and give no picture, or choose euler"
+            )
+        return host.chain_sampler(chain, is_own)
 
     @classmethod
     def partial_noise(cls, model, fresh, eta, start, end):

@@ -130,6 +130,14 @@ def picture(model, chain: Chain, latent: dict | None, sigma: float) -> Tensor | 
     return image
 
 
+def is_photo(picture: Tensor, chain: Chain) -> bool:
+    """Whether a picture in the model's latent space is the chain's own."""
+    clean = chain.clean.to(picture)
+    return picture.shape[1:] == clean.shape[1:] and torch.allclose(
+        picture, clean.expand_as(picture), 1e-4, 1e-4
+    )
+
+
 def inpainting(
     model, chain: Chain, latent: dict | None, seed: int, draws: list[int]
 ) -> Inpainting | None:

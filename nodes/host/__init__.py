@@ -70,9 +70,11 @@ from .riding import (
 )
 from .rows import encoded_text, has_text, row_names, row_roles, watch_windows
 from .runs import (
+    CHAIN,
     NOISELESS,
     SAMPLERS,
     SCHEDULERS,
+    chain_sampler,
     invert,
     latent_mask,
     partial_noise_sampler,
@@ -86,6 +88,7 @@ from .texts import same_encoding, token_ids, word_ids
 from .weights import is_fingerprint, weights_differ, weights_fingerprint
 
 __all__ = [
+    "CHAIN",
     "FAMILIES",
     "NOISELESS",
     "NONE_YET",
@@ -100,6 +103,7 @@ __all__ = [
     "chain_file_digest",
     "chain_names",
     "chain_preview",
+    "chain_sampler",
     "check_prefix",
     "compute_uncond",
     "decoded",

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from ...rival_core.chain.chain import Chain
 from ...rival_core.inversion import fixed_point
-from ...rival_core.inversion.fixed_point import Inversion, Solver
+from ...rival_core.inversion.fixed_point import Solver
 from ...rival_core.inversion.scaling import Scaling
+from ...rival_core.inversion.scheme import Inversion
+from ...rival_core.sampling.chain_walk import sample_chain
 from ...rival_core.sampling.inpainting import Inpainting
 from ...rival_core.sampling.partial_noise import sample_euler_partial
 from .apart import explained, kept_out, set_apart
@@ -26,13 +28,14 @@ from .loras import follow_sigma
 from .models import from_model_space, scaling_of
 
 SCHEDULERS = comfy.samplers.SCHEDULER_NAMES
-SAMPLERS = comfy.samplers.SAMPLER_NAMES
+CHAIN = "chain"  # the sampler of our own that walks down as a chain's solver walked up
+SAMPLERS = (*comfy.samplers.SAMPLER_NAMES, CHAIN)
 # Samplers that draw no noise can stop at the chain's terminal sigma; all others must reach 0.
 NOISELESS = {
     *("euler", "euler_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0", "dpm_2", "lms", "dpm_fast"),
     *("dpm_adaptive", "dpmpp_2m", "dpmpp_2m_cfg_pp", "ipndm", "ipndm_v", "deis", "res_multistep"),
     *("res_multistep_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "ddim"),
-    *("uni_pc", "uni_pc_bh2"),
+    *("uni_pc", "uni_pc_bh2", CHAIN),
 }
 
 
@@ -70,8 +73,7 @@ class InversionSampler(comfy.samplers.Sampler):
             model, latent_image.float(), sigmas.flip(0), self.scaling, self.solver, report,
             solved=getattr(self.watcher, "solved", None),
         )  # fmt: skip
-        kept = [x.to(comfy.model_management.intermediate_device()) for x in inverted.latents]
-        self.result = inverted._replace(latents=kept)
+        self.result = inverted.on(comfy.model_management.intermediate_device())
         return inverted.latents[-1]
 
 
@@ -183,6 +185,24 @@ def probe(
 
 def sampler(name: str) -> comfy.samplers.Sampler:
     return comfy.samplers.sampler_object(name)
+
+
+def chain_sampler(chain: Chain, is_own: bool) -> comfy.samplers.Sampler:
+    """The walk down that belongs to the chain's walk up (rival_core.sampling.chain_walk).
+
+    is_own: whether it starts from the chain's own latent.
+    """
+    if chain.solver.scheme is None:
+        return sampler("euler")
+
+    def function(model, x, sigmas, extra_args, callback, disable):
+        def asked(*args, **kwargs):
+            stop_if_interrupted()
+            return model(*args, **kwargs)
+
+        return sample_chain(asked, x, sigmas, chain, is_own, callback, **extra_args)
+
+    return comfy.samplers.KSAMPLER(function)
 
 
 def partial_noise_sampler(

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...rival_core.chain.chain import Chain, ModelCard
 from ...rival_core.chain.features import Place, Stored, choose_place, pack_tokens
 from ...rival_core.errors import RivalError
-from ...rival_core.inversion.fixed_point import ONE_CALL
+from ...rival_core.inversion.fixed_point import Solver
 from .. import host
 from ..schema import notify
 from .recorder import Recorder
@@ -27,8 +27,9 @@ class Handover:
 
     A step solved to a residual r was last evaluated within r of the latent that the chain has
     there. So what self-attention read in that call is, to within r, what a call of the exemplar
-    would give, and the first run beside the chain needs none. Cost: no model call; memory as
-    `features` takes it in RIVAL Patch Model.
+    would give, and the first run beside the chain needs none. A scheme's calls at the chain's own
+    latents are that exactly. Cost: no model call; memory as `features` takes it in RIVAL Patch
+    Model.
     """
 
     def __init__(self, model: Any, card: ModelCard, features: str, steps: int, prompts: tuple):
@@ -41,6 +42,7 @@ class Handover:
         self.others: str | None = None
         self.device: torch.device | None = None
         self.rows: dict[Place, Stored] = {}
+        self.slopes: dict[int, Tensor] = {}  # that a scheme's steps do not simply follow
 
     def begin(self, conds: dict, x: Tensor, model_options: dict) -> dict:
         """The options to evaluate with. conds: the run's own, by role; x: like every iterate."""
@@ -50,8 +52,11 @@ class Handover:
         self.x, self.recorder = x, Recorder(host.row_names(conds), self.layers)
         return host.port_of(self.model).recording(model_options, self.recorder)
 
-    def solved(self, place: int, residual: Tensor) -> None:
-        """Keeps what the last evaluation saw, if it was near enough."""
+    def solved(self, place: int, residual: Tensor, slope: Tensor | None = None) -> None:
+        """Keeps what the last evaluation saw, if it was near enough.
+
+        slope: what it predicted, where that is not the chain's own (Chain.slope).
+        """
         if self.recorder is None or float(residual) > SOLVED:
             return
         seen = self.recorder.tokens.items()
@@ -62,6 +67,8 @@ class Handover:
             self.device = choose_place(size, room, self.features, "a smaller photo")
         for row, stored in rows.items():
             self.rows[place, row] = stored.kept_on(self.device)
+        if slope is not None:
+            self.slopes[place] = slope
 
     def hand_over(self, chain: Chain) -> list[str]:
         """Gives the chain all of it; returns what there is to say on the node."""
@@ -74,7 +81,8 @@ class Handover:
         for (place, row), stored in self.rows.items():
             # Under guidance the slope is the guided prediction, which is not the exemplar's own.
             if row == "positive" and chain.cfg == 1.0:
-                stored = stored._replace(eps=chain.slope(place).to(self.device))
+                slope = self.slopes[place] if place in self.slopes else chain.slope(place)
+                stored = stored._replace(eps=slope.to(self.device))
             chain.features.rows[place, row] = stored
         places, size = {place for place, _ in self.rows}, chain.features.nbytes / 1e6
         return [f"features of {len(places)} of {chain.steps} steps are kept, {size:.0f} MB"]
@@ -82,7 +90,7 @@ class Handover:
 
 def solver_sees(features: str, solver: str) -> None:
     """RivalError unless such a solver can hand such features over."""
-    if features != "live" and solver in ONE_CALL:
+    if features != "live" and not Solver(solver).sees_latents:
         raise RivalError(
             f"features is {features!r}, and the solver {solver} never sees the latents that "
             "sampling needs: choose the solver anderson, or features live"

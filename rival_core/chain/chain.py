@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..inversion.fixed_point import DDIM, ONE_CALL, Solver
+from ..inversion.fixed_point import DDIM, Solver
 from ..inversion.scaling import Scaling
 from .features import FeatureCache
 from .tokens import Layer
@@ -57,10 +57,12 @@ class Chain:
     positive, negative: the conditioning it was inverted with, in the host's own form; with a
         negative, unconditional rows have an exemplar row of their own.
     cfg: the guidance it was inverted with.
-    residuals, calls: [S], how well each step was solved, and with how many model calls.
+    residuals, calls: [S], how well each step was solved, where any was, and with how many calls.
     weights: the host's fingerprint of the weights it was inverted with; "" is unknown.
     is_flat: whether the photo's latent came without the time that the model's latents have. No file
         holds it.
+    partner: [S + 1, C, H, W], EDICT's second latents. noise: [S, C, H, W], edit-friendly noise
+        maps of unit scale; map i leads from the latent at place i + 1 down.
     seed: of what the host draws where it encodes the conditioning (unCLIP's augmentation). One for
         all chains, so that no file holds it: to change it is to change what a chain was made with.
     """
@@ -80,6 +82,8 @@ class Chain:
     calls: Tensor | None = None
     weights: str = ""
     is_flat: bool = False
+    partner: Tensor | None = None
+    noise: Tensor | None = None
     features: FeatureCache = field(default_factory=FeatureCache, init=False, repr=False)
 
     def __repr__(self) -> str:
@@ -104,7 +108,7 @@ class Chain:
     @property
     def unsolved(self) -> list[int]:
         """The steps, from 0, at which an iterating solver stopped above its tolerance."""
-        if self.solver.name in ONE_CALL or self.residuals is None:
+        if not self.solver.iterates or self.residuals is None:
             return []
         return (self.residuals > self.solver.tolerance).nonzero().flatten().tolist()
 
@@ -162,7 +166,7 @@ class Chain:
     def slope(self, place: int) -> Tensor:
         """[1, C, H, W]: the noise (or velocity) that takes the latent at a place, from 1, one down.
 
-        Where the step was solved, and unguided, that is what the model predicts there.
+        Where Euler's step was solved, and unguided, that is what the model predicts there.
         """
         rise = self.latents[place] - self.latents[place - 1]
         return (rise / (self.sigmas[place] - self.sigmas[place - 1]))[None]
@@ -181,7 +185,8 @@ class Chain:
 
     def get_ram_usage(self) -> int:
         """Bytes held, for the host's output cache."""
-        return self.latents.nbytes + self.sigmas.nbytes + self.features.nbytes
+        beside = sum(kept.nbytes for kept in (self.partner, self.noise) if kept is not None)
+        return self.latents.nbytes + beside + self.sigmas.nbytes + self.features.nbytes
 
     def __deepcopy__(self, memo) -> Chain:
         return self  # immutable, and hosts deep-copy what hangs on a model

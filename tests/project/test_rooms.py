@@ -19,11 +19,11 @@ FLOORS = {
     ],
     "nodes": [
         {"host"}, {"schema"}, {"steering", "pictures"},
-        {"checks", "foreign", "notices", "start", "values"},
+        {"checks", "foreign", "notices", "solver", "start", "values"},
     ],
 }  # fmt: skip
 # The modules of one floor that know each other.
-SHARED = {"checks", "foreign", "notices", "start", "values"}
+SHARED = {"checks", "foreign", "notices", "solver", "start", "values"}
 LIBRARIES = {"torch", "einops"}
 COMFY = {
     *("comfy", "comfy_extras", "comfy_execution", "execution", "folder_paths", "latent_preview"),
