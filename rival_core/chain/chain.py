@@ -117,6 +117,12 @@ class Chain:
         return len(self.sigmas) - 1
 
     @property
+    def beside(self) -> dict[str, Tensor]:
+        """What the way up left beside the latents, by its field's name."""
+        kept = {"partner": self.partner, "noise": self.noise}
+        return {name: tensor for name, tensor in kept.items() if tensor is not None}
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """The places of a latent: (height, width), or (1, height, width) where it has time."""
         return tuple(self.latents.shape[2:])
@@ -185,7 +191,7 @@ class Chain:
 
     def get_ram_usage(self) -> int:
         """Bytes held, for the host's output cache."""
-        beside = sum(kept.nbytes for kept in (self.partner, self.noise) if kept is not None)
+        beside = sum(kept.nbytes for kept in self.beside.values())
         return self.latents.nbytes + beside + self.sigmas.nbytes + self.features.nbytes
 
     def __deepcopy__(self, memo) -> Chain:

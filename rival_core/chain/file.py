@@ -4,6 +4,9 @@
 tensors. Tensors: sigmas, latents, residuals, calls, preview (uint8 [H, W, 3]), and those of the
 conditionings, numbered. LoRA hooks and whatever else is more than numbers cannot be saved.
 
+Version 2 is that of chains by a scheme (inversion/schemes.py), which version 1 knew nothing of:
+its solver also has coupling and seed, and there may be the tensors partner and noise.
+
 A file may come from anyone. Reading takes memory of a small multiple of its size, and whatever is
 not a sound chain is refused in one sentence: also numbers that are finite but that no model has,
 which would end as NaN in an image. The bounds (MOST) are far outside what any model does.
@@ -31,7 +34,7 @@ from .conditioning import pack_conditioning, unpack_conditioning
 from .tensors import check, dump, parse, read_layout, read_tensors
 from .whole_file import advice
 
-KEY, VERSION = "rival_chain", 1
+KEY, VERSION = "rival_chain", 2
 MARK = b'{"__metadata__":{"rival_chain":'  # how a saved chain's header begins
 SCALINGS = {"diffusion": Scaling, "flow": FlowScaling}
 PREVIEW = 128  # pixels, of a preview's longer side
@@ -40,10 +43,10 @@ MOST_CALLS = 2**31  # of one step
 SIGMA_DATA = (1e-3, 1e3)  # models have 0.5 and 1
 NAME = re.compile(r"[A-Za-z0-9_. -]{0,64}")  # of what is shown: nothing that a page could act on
 SCHEDULE = re.compile(r"[A-Za-z0-9_. +=,()\[\]-]{0,64}")  # other packs have "GITS[coeff=1.2]"
-FIELDS = {
-    *("version", "schedule", "solver", "cfg", "scaling", "model", "weights"),
-    *("positive", "negative"),
-}
+TRAJECTORY = ("sigmas", "latents", "residuals", "calls", "partner", "noise")
+SINCE_2 = ("coupling", "seed")  # of a solver
+FIELDS = {"version", "schedule", "solver", "cfg", "scaling", "model", "weights", "positive",
+          "negative"}  # fmt: skip
 
 
 class Taken(RivalError):
@@ -63,14 +66,13 @@ def save(chain: Chain, path: Path, preview: Tensor | None = None) -> None:
     preview: uint8 [H, W, 3], see `thumbnail`. RivalError if something of the chain cannot be
     saved, or the file not be written; Taken if there is one of that name. No model calls.
     """
-    tensors = {"sigmas": chain.sigmas, "latents": chain.latents, "residuals": chain.residuals,
-               "calls": chain.calls, "preview": preview}  # fmt: skip
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    given = {**{name: getattr(chain, name) for name in TRAJECTORY}, "preview": preview}
+    tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
     kind = {made: kind for kind, made in SCALINGS.items()}[type(chain.scaling)]
     description = {
-        "version": VERSION,
+        "version": version_of(chain.solver),
         "schedule": as_schedule(chain.schedule),
-        "solver": asdict(chain.solver),
+        "solver": pack_solver(chain.solver),
         "cfg": chain.cfg,
         "scaling": {"kind": kind, **asdict(chain.scaling)},
         "model": asdict(chain.model),
@@ -107,12 +109,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> Saved:
 
 
 def moved(chain: Chain, device: torch.device | str) -> Chain:
-    """The chain with its latents and conditionings on the device."""
-    prompts = {
-        name: conditioning_file.moved(getattr(chain, name), device)
-        for name in ("positive", "negative")
-    }
-    return replace(chain, latents=chain.latents.to(device), **prompts)
+    """The chain with its latents, what is beside them, and conditionings on the device."""
+    prompts = {name: conditioning_file.moved(getattr(chain, name), device)
+               for name in ("positive", "negative")}  # fmt: skip
+    beside = {name: tensor.to(device) for name, tensor in chain.beside.items()}
+    return replace(chain, latents=chain.latents.to(device), **beside, **prompts)
 
 
 def is_chain(path: Path) -> bool:
@@ -160,6 +161,7 @@ def build(description: dict[str, Any], tensors: dict[str, Tensor]) -> Saved:
     check(preview is None or is_preview(preview))
     trajectory = unpack_trajectory(tensors)
     check(not tensors)  # nothing that is not part of a chain
+    solver = unpack_solver(description["solver"], description["version"])
     chain = Chain(
         **trajectory,
         scaling=unpack_scaling(description["scaling"]),
@@ -167,10 +169,11 @@ def build(description: dict[str, Any], tensors: dict[str, Tensor]) -> Saved:
         positive=positive,
         negative=negative,
         cfg=number(description["cfg"]),
-        solver=unpack_solver(description["solver"]),
+        solver=solver,
         schedule=name(description["schedule"], SCHEDULE),
         weights=label(description["weights"]),
     )
+    check(chain.beside.keys() == {*solver.leaves})
     check_numbers(chain)
     return Saved(chain, preview)
 
@@ -178,12 +181,14 @@ def build(description: dict[str, Any], tensors: dict[str, Tensor]) -> Saved:
 def check_numbers(chain: Chain) -> None:
     """Raises unless every number is one that a model, or its inversion, can have."""
     levels = [chain.scaling.level(sigma) for sigma in chain.sigmas.tolist()]
-    largest = chain.latents.abs().flatten(1).amax(dim=1).cpu() / torch.tensor(levels)
+    kept = {"latents": chain.latents, **chain.beside}
+    scales = {**dict.fromkeys(kept, torch.tensor(levels)), "noise": torch.ones(chain.steps)}
+    largest = [t.abs().flatten(1).amax(dim=1).cpu() / scales[name] for name, t in kept.items()]
     solved = torch.zeros(1) if chain.residuals is None else chain.residuals
     calls = torch.zeros(1) if chain.calls is None else chain.calls
     sound = {
         "noise levels": max(chain.top, chain.scaling.sigma_max) <= MOST,
-        "latents": bool((largest <= MOST).all()),
+        "latents": bool((torch.cat(largest) <= MOST).all()),
         "a guidance": abs(chain.cfg) <= MOST,
         "residuals": bool(torch.isfinite(solved).all()),
         "model calls": bool((calls <= MOST_CALLS).all()),
@@ -195,8 +200,8 @@ def check_numbers(chain: Chain) -> None:
 
 def unpack_trajectory(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
     """The tensors of a chain, by its own names for them."""
-    names = ("sigmas", "latents", "residuals", "calls")
-    sigmas, latents, residuals, calls = (tensors.pop(name, None) for name in names)
+    found = {name: tensors.pop(name, None) for name in TRAJECTORY}
+    sigmas, latents, residuals, calls, partner, noise = found.values()
     check(is_of(sigmas, torch.float32, 1) and is_of(latents, torch.float32, 4, 5))
     try:
         check_sigmas(sigmas.flip(0))
@@ -210,8 +215,12 @@ def unpack_trajectory(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
         if values is not None:
             check(is_of(values, dtype, 1) and len(values) == len(sigmas) - 1)
             check(bool((values >= 0).all()))
-    check((residuals is None) == (calls is None))
-    return dict(zip(names, (sigmas, latents, residuals, calls)))
+    check(residuals is None or calls is not None)
+    for values, count in ((partner, len(sigmas)), (noise, len(sigmas) - 1)):
+        if values is not None:
+            check(values.dtype == torch.float32 and values.shape == (count, *latents.shape[1:]))
+            check(bool(torch.isfinite(values).all()))
+    return found
 
 
 def unpack_scaling(packed: Any) -> Scaling:
@@ -223,14 +232,26 @@ def unpack_scaling(packed: Any) -> Scaling:
     return SCALINGS[kind](**numbers)
 
 
-def unpack_solver(packed: Any) -> Solver:
-    whole, real = ("iterations", "window"), ("tolerance", "mixing")
-    check(isinstance(packed, dict) and set(packed) == {"name", *whole, *real})
-    check(all(type(packed[name]) is int for name in whole))
+def version_of(solver: Solver) -> int:
+    return 1 if solver.scheme is None else 2
+
+
+def pack_solver(solver: Solver) -> dict[str, Any]:
+    unknown = SINCE_2 if version_of(solver) == 1 else ()  # and of no effect
+    return {name: value for name, value in asdict(solver).items() if name not in unknown}
+
+
+def unpack_solver(packed: Any, version: int) -> Solver:
+    check(isinstance(packed, dict))
+    names = {*asdict(Solver())} - ({*SINCE_2} if version == 1 else set())
+    real = {"tolerance", "mixing", "coupling"} & names
+    check(set(packed) == names and all(type(packed[n]) is int for n in names - real - {"name"}))
     try:
-        return Solver(**{**packed, **{name: number(packed[name]) for name in real}})
+        solver = Solver(**{**packed, **{name: number(packed[name]) for name in real}})
     except RivalError as error:
         raise RivalError(tensor_file.DAMAGED) from error
+    check(version_of(solver) == version)
+    return solver
 
 
 def unpack_card(packed: Any) -> ModelCard:

@@ -74,6 +74,11 @@ class Solver:
         return self.scheme is not None and self.scheme.exact
 
     @property
+    def leaves(self) -> tuple[str, ...]:
+        """What its walk up leaves beside the latents, by a Chain's names for it."""
+        return () if self.scheme is None else self.scheme.leaves
+
+    @property
     def sees_latents(self) -> bool:
         """Whether the model is evaluated at the chain's own latents, as sampling will."""
         return self.iterates if self.scheme is None else self.scheme.sees

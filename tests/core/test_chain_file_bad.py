@@ -7,7 +7,7 @@ import math
 import chain_files
 import pytest
 import torch
-from chain_files import PREVIEW, Parts, make_chain, refuses, sound_file
+from chain_files import PREVIEW, Parts, edit, make_chain, refuses, sound_file
 from comfyui_rival.rival_core.chain import file as chain_file
 from comfyui_rival.rival_core.chain.file import load
 
@@ -51,9 +51,9 @@ def test_a_glance_tells_chains(file, whole, tmp_path):
 
 def test_a_newer_version_is_refused_whatever_else_it_holds(file, whole):
     parts = Parts(whole)
-    parts.description = {"version": 2, "other": []}
+    parts.description = {"version": 3, "other": []}
     for sign in (True, False):
-        with refuses("newer version", "format 2", "update the pack"):
+        with refuses("newer version", "format 3", "update the pack"):
             load(file(parts.join(sign)))
 
 
@@ -141,19 +141,6 @@ def test_tensors_that_make_no_chain(file, whole, name):
     parts.replace(*WRONG_TENSORS[name])
     with refuses("damaged"):
         load(file(parts.join()))
-
-
-def edit(path: str, value):
-    """A change to what the header says, by its path."""
-    *keys, last = path.split("/")
-
-    def change(parts: Parts) -> None:
-        place = {"description": parts.description, "header": parts.header}
-        for key in keys:
-            place = place[int(key) if isinstance(place, list) else key]
-        place[int(last) if isinstance(place, list) else last] = value
-
-    return change
 
 
 WRONG_FIELDS = {

@@ -119,6 +119,19 @@ class Parts:
         return pack(dump(header).encode(), self.data)
 
 
+def edit(path: str, value):
+    """A change to what the header says, by its path."""
+    *keys, last = path.split("/")
+
+    def change(parts: Parts) -> None:
+        place = {"description": parts.description, "header": parts.header}
+        for key in keys:
+            place = place[int(key) if isinstance(place, list) else key]
+        place[int(last) if isinstance(place, list) else last] = value
+
+    return change
+
+
 def dump(value) -> str:
     return json.dumps(value, separators=(",", ":"))
 
