@@ -9,7 +9,14 @@ from PIL import Image, ImageDraw
 
 from ...rival_core.chain.chain import Chain
 from ...rival_core.chain.report import unsolved_notice
-from ...rival_core.chain.statistics import Moments, assumed, chance, measured
+from ...rival_core.chain.statistics import (
+    Moments,
+    assumed,
+    chance,
+    map_spreads,
+    measured,
+    pair_gaps,
+)
 from .charts import COLOURS, FAINT, INK, PAPER, TEXT_SIZE, Chart, Curve, draw_chart, font, wrap
 
 WIDTH, MARGIN, GAP = 1400, 36, 14
@@ -158,6 +165,8 @@ def draw_charts(chain: Chain) -> Image.Image:
 def residual_chart(chain: Chain) -> Chart:
     """How well each step was solved; of ddim and uni_inv, of the only guess."""
     solver, steps = chain.solver, range(1, chain.steps + 1)
+    if solver.scheme is not None:
+        return scheme_chart(chain)
     if chain.residuals is None:
         return Chart("Residual: this chain holds none", chain.steps, (), log=True)
     curve = Curve(steps, chain.residuals.tolist())
@@ -169,6 +178,20 @@ def residual_chart(chain: Chain) -> Chart:
     legend = [(f"tolerance {solver.tolerance:.0e}: {words}", FAINT, "dashed")]
     reference = solver.tolerance if solver.tolerance > 0 else None
     return Chart("Relative residual", chain.steps, [curve], legend, reference, log=True)
+
+
+def scheme_chart(chain: Chain) -> Chart:
+    """What a scheme, which solves nothing, left beside the latents, if anything."""
+    name, steps = chain.solver.name, range(1, chain.steps + 1)
+    if chain.partner is not None:
+        legend = [("relative to the first; both are needed for the way back", "", "")]
+        curve = Curve(steps, pair_gaps(chain))
+        return Chart("Distance of the second latent", chain.steps, [curve], legend, log=True)
+    if chain.noise is not None:
+        legend = [("fresh noise would have 1", FAINT, "dashed")]
+        curve = Curve(steps, map_spreads(chain))
+        return Chart("Deviation of each noise map", chain.steps, [curve], legend, 1.0)
+    return Chart(f"Residual: {name} has no step to solve", chain.steps, (), log=True)
 
 
 def calls_chart(chain: Chain) -> Chart:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
+from ...rival_core.chain.chain import Chain
 from ...rival_core.steering.exemplar import Exemplar
 from ...rival_core.steering.normalization import statistics
 
@@ -66,6 +67,17 @@ class Remarks:
             "normalize_end does not fit: take RIVAL KSampler or RIVAL Noise, or set normalize_end "
             "to 0.",
         )
+
+    def of_torn_chain(self, chains: Sequence[Chain], sigma: float) -> None:
+        """Between the noise levels of independent latents there is no photo to read."""
+        for chain in chains:
+            if chain.is_torn_at(sigma):
+                self.say(
+                    "torn",
+                    "the sampler asks between the noise levels of a chain by "
+                    f"{chain.solver.name}, whose latents are independent of each other: take one "
+                    "that keeps to them, such as euler or chain.",
+                )
 
     def of_kept_out(self, names: Sequence[str]) -> None:
         """names: of what other nodes wrap around the image's calls."""

@@ -73,6 +73,7 @@ class Run:
         if self.step is None or self.step.sigma != sigma:
             times = self.timesteps
             acting = steering(self.exemplars, times.t(sigma), times.slack)
+            self.remarks.of_torn_chain(acting.chains, sigma)
             self.step = Step(sigma, acting)
         return self.step
 

@@ -169,6 +169,11 @@ class Chain:
             self.latents[i + 1 : i + 2] - self.latents[i : i + 1]
         )
 
+    def is_torn_at(self, sigma: float) -> bool:
+        """Whether the latents on both sides of a sigma have nothing to do with each other."""
+        is_between = float(self.sigmas[0]) < sigma < self.top and self.place(sigma) is None
+        return is_between and self.solver.scheme is not None and self.solver.scheme.is_bound
+
     def slope(self, place: int) -> Tensor:
         """[1, C, H, W]: the noise (or velocity) that takes the latent at a place, from 1, one down.
 

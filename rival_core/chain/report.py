@@ -17,6 +17,8 @@ def summary(chain: Chain, walk: str = "") -> str:
     """
     calls = f"{chain.evaluations} model evaluations"
     text = f"{chain.steps} steps, {calls}, sigma {chain.top:.4g}{walk}"
+    if chain.solver.is_exact:
+        return f"{text}; {chain.solver.name}: exact where it is walked back by the sampler chain"
     if not chain.solver.iterates or chain.residuals is None:
         return text
     worst = int(chain.residuals.argmax())
@@ -29,9 +31,12 @@ def summary(chain: Chain, walk: str = "") -> str:
 def residual_table(chain: Chain) -> str:
     """One line a step: sigma, relative residual, model calls."""
     lines = ["step  sigma     residual  calls"]
-    if chain.residuals is not None:
-        rows = zip(chain.sigmas[1:].tolist(), chain.residuals.tolist(), chain.calls.tolist())
-        lines += [f"{i:4d}  {s:<8.4g}  {r:.1e}  {n:5d}" for i, (s, r, n) in enumerate(rows, 1)]
+    if chain.calls is not None:
+        solved = [f"{'none':>7}"] * chain.steps
+        if chain.residuals is not None:
+            solved = [f"{residual:.1e}" for residual in chain.residuals.tolist()]
+        rows = zip(chain.sigmas[1:].tolist(), solved, chain.calls.tolist())
+        lines += [f"{i:4d}  {s:<8.4g}  {r}  {n:5d}" for i, (s, r, n) in enumerate(rows, 1)]
     return "\n".join(lines)
 
 

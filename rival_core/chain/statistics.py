@@ -57,6 +57,17 @@ def assumed(chain: Chain) -> Moments:
     return Moments(mean / scales, ((share * std) ** 2 + noise**2).sqrt() / scales)
 
 
+def pair_gaps(chain: Chain) -> list[float]:
+    """Of each step how far EDICT's second latent is from the first, as a share of that."""
+    first, second = (t[1:].flatten(1).float().cpu() for t in (chain.latents, chain.partner))
+    return ((second - first).norm(dim=1) / first.norm(dim=1)).tolist()
+
+
+def map_spreads(chain: Chain) -> list[float]:
+    """The standard deviation of each step's noise map."""
+    return chain.noise.flatten(1).float().std(dim=1, correction=0).cpu().tolist()
+
+
 def chance(chain: Chain) -> tuple[float, float]:
     """Two standard errors of mean and of std, for unit white noise of the chain's size."""
     pixels = math.prod(chain.grid)

@@ -190,6 +190,25 @@ def test_residuals_and_the_tolerance(solver, tolerance, words):
     assert "20 steps" in shown["text"][0] and "±0.125" in shown["text"][0]
 
 
+SIGNS = torch.tensor([2.0, -2.0]).repeat(8)  # of deviation 2
+
+
+@pytest.mark.parametrize("solver, beside, said, drawn", [
+    ("obelm", {}, "obelm has no step to solve", []),
+    ("edict", {"partner": 1.25 * make_chain().latents}, "the second latent", [0.25] * 6),
+    ("edit_friendly", {"noise": SIGNS.expand(6, 4, 16, 16)}, "each noise map", [2.0] * 6),
+])  # fmt: skip
+def test_what_a_scheme_left_is_drawn(solver, beside, said, drawn, words):
+    from comfyui_rival.nodes.pictures.chain_picture import residual_chart
+
+    chain = make_chain(solver=solver, **beside)
+    values = [value for curve in residual_chart(chain).curves for value in curve.values]
+    assert values == pytest.approx(drawn)
+    _, text, _ = report(chain)
+    assert any(said in written for _, written, _ in words)
+    assert f"{solver}: exact where" in text and "none" in text and "did not" not in text
+
+
 def test_a_chain_without_figures(words):
     report(make_chain(residuals=None, calls=None))
     assert any("holds none" in said for _, said, _ in words)

@@ -18,5 +18,7 @@ def make_chain(steps=6, size=(16, 16), channels=4, solver="ddim", name="SD15", *
     scaling = Scaling(14.6)
     latents = torch.stack([image * scaling.level(s) for s in sigmas.tolist()])
     figures = {"residuals": torch.logspace(-5, -2, steps), "calls": torch.full([steps], 3)}
+    if Solver(solver).scheme is not None:
+        figures["residuals"] = None
     return Chain(sigmas, latents, scaling, ModelCard("SD15", name, ()), positive=[],
                  solver=Solver(solver), **{**figures, **fields})
