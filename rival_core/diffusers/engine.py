@@ -17,6 +17,7 @@ from ..errors import RivalError
 from ..inversion import fixed_point
 from ..inversion.fixed_point import DDIM, Solver, to_d
 from ..inversion.schedule import check_sigmas
+from ..sampling.chain_walk import sample_chain
 from ..sampling.noise import start_latents
 from ..steering.exemplar import Exemplar
 from ..steering.step import Step, steering
@@ -53,7 +54,7 @@ def invert(
     inverted = fixed_point.invert(denoise, x, rising, model.scaling, solver, callback)
     return Chain(
         sigmas=rising,
-        latents=torch.cat(inverted.latents).cpu(),
+        **inverted.on("cpu").of_chain(),
         scaling=model.scaling,
         model=model.card,
         positive=positive,
@@ -61,9 +62,24 @@ def invert(
         cfg=cfg,
         solver=solver,
         schedule="rival" if sigmas is None else "sigmas",
-        residuals=inverted.residuals[:, 0],
-        calls=inverted.evaluations[:, 0],
     )
+
+
+@torch.no_grad()
+def reconstruct(model: Network, chain: Chain) -> Tensor:
+    """The way back [1, C, H, W] along a chain, as RIVAL Reconstruct walks it."""
+    check_chain(model, chain)
+    sigmas, guidance = chain.falling_sigmas(), (chain.positive, chain.negative, chain.cfg)
+    if chain.solver.scheme is None:
+        x = sample_euler(model, chain.end, sigmas, *guidance)
+    else:
+        prompts = by_role(*guidance)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return guided(model, x, float(sigma[0]), prompts, chain.cfg)
+
+        x = sample_chain(denoise, model.on_device(chain.end), sigmas, chain, is_own=True).cpu()
+    return chain.scaling.rescale(x, float(sigmas[-1]), 0.0)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from comfyui_rival.rival_core.diffusers import engine
 from comfyui_rival.rival_core.diffusers.model import Model, Prompt
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.inversion.fixed_point import Solver
 from comfyui_rival.rival_core.inversion.schedule import rival_sigmas
 from comfyui_rival.rival_core.steering.exemplar import Exemplar
 from comfyui_rival.rival_core.steering.gates import Gates
@@ -241,3 +242,10 @@ def test_what_cannot_be_served_is_refused(model, chain):
     }.items():
         with pytest.raises(RivalError, match=words):
             attempt()
+
+
+@pytest.mark.parametrize("solver", ["obelm", "edict", "edit_friendly", "midpoint", "ddim"])
+def test_a_guided_photo_comes_back_where_its_solver_is_exact(model, solver):
+    guided = engine.invert(model, photo(), CAPTION, 6, NEGATIVE, 2.0, solver=Solver(solver))
+    missed = relative(engine.reconstruct(model, guided), photo())
+    assert missed < 1e-4 if guided.solver.is_exact else missed > 0.1
