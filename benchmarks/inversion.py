@@ -23,7 +23,8 @@ sys.path[:0] = [str(REPO / "harness"), str(REPO / "demo" / "model")]
 import hosted
 
 # (solver, iterations, how many earlier iterates anderson mixes in)
-ROWS = [("ddim", 1, 1), ("uni_inv", 1, 1), ("fixed_point", 5, 1), ("fixed_point", 10, 1),
+ROWS = [("ddim", 1, 1), ("uni_inv", 1, 1), ("obelm", 1, 1), ("bdia", 1, 1), ("edict", 1, 1),
+        ("midpoint", 1, 1), ("edit_friendly", 1, 1), ("fixed_point", 5, 1), ("fixed_point", 10, 1),
         ("empirical", 5, 1), ("anderson", 3, 1), ("anderson", 5, 1), ("anderson", 10, 1),
         ("anderson", 10, 2), ("anderson", 10, 3)]
 FIRST_SCENE = 5 * 10**9  # never trained on
@@ -115,8 +116,9 @@ def table(model, pictures: list, steps: list[int]) -> None:
 def report(steps: int, solver: str, iterations: int, window: int, model, pictures: list) -> None:
     found = [round_trip(model, *picture, steps, solver, iterations, window)
              for picture in pictures]
-    error, residual, evaluations, seconds = map(statistics.median, zip(*found))
-    kept = "" if solver in ("ddim", "uni_inv") else f"{residual:.0e}"
+    error, evaluations, seconds = map(statistics.median, zip(*(figures[:3] for figures in found)))
+    residuals = [figures[3] for figures in found if figures[3] is not None]
+    kept = f"{statistics.median(residuals):.0e}" if residuals else ""
     name = f"`{solver}`" + (f", m = {window}" if solver == "anderson" else "")
     print(f"| {steps} | {name} | {iterations} | {error:.1e} | {kept} | {evaluations:.0f} "
           f"| {seconds:.1f} |", flush=True)
@@ -125,7 +127,7 @@ def report(steps: int, solver: str, iterations: int, window: int, model, picture
 def round_trip(
     model, latent, prompt, steps: int, solver: str, iterations: int, window: int
 ) -> tuple:
-    """(relative squared error, worst residual, evaluations, seconds of the inversion)."""
+    """(relative squared error, evaluations, seconds of the inversion, worst residual if solved)."""
     from comfyui_rival.nodes import RivalInvert, RivalReconstruct
 
     started = time.perf_counter()
@@ -134,7 +136,8 @@ def round_trip(
     ).args[0]
     seconds = time.perf_counter() - started
     error = RivalReconstruct.execute(model, chain).args[1]
-    return error, float(chain.residuals.max()), chain.evaluations, seconds
+    residual = float(chain.residuals.max()) if chain.solver.iterates else None
+    return error, chain.evaluations, seconds, residual
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def invert(inputs, prompt, loader):
 def sampler(inputs, prompt, loader):
     given = {key: inputs[key] for key in ("model", "positive", "negative", "seed", "cfg",
                                           "sampler_name", "denoise")}
+    if given["sampler_name"] == "chain":
+        given["sampler_name"] = "euler"
     latent = inputs.get("latent") or EMPTY
     return [node("KSampler", **given, steps=5, scheduler="normal", latent_image=latent)]
 

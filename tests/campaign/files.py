@@ -22,8 +22,9 @@ from composing import remembered
 from torch import Tensor
 
 FAMILIES = ("sd15", "sd15", "sdxl", "sd15_inpaint", "sdxl_edm")
+SCHEMES = {"sdxl": "edict", "sdxl_edm": "edit_friendly", "sd15_inpaint": "obelm"}
 STEPS = 2
-OWN = ("sigmas", "latents", "residuals", "calls", "preview")  # tensors that are no prompt's
+OWN = ("sigmas", "latents", "residuals", "calls", "partner", "noise", "preview")  # no prompt's
 # Options that ComfyUI reads in some model's prompt, and some that nobody reads.
 OPTIONS = ("pooled_output", "width", "height", "crop_w", "crop_h", "target_width", "target_height",
            "aesthetic_score", "start_percent", "end_percent", "clip_start_percent",
@@ -102,7 +103,9 @@ def use(rng: random.Random, family: str, chain) -> None:
     denoise = rng.choice((1.0, 1.0, 0.5))
     start = rng.choice(("shuffle", "gaussian", "inverted"))
     patched = graph.patch(model, chain, strength=rng.choice((1.0, 0.5)))
-    found = [graph.rival_sample(patched, chain, positive, negative, start=start, denoise=denoise)]
+    sampler = "chain" if rng.random() < 0.4 else "euler"
+    found = [graph.rival_sample(patched, chain, positive, negative, start=start, denoise=denoise,
+                                sampler_name=sampler)]
     if rng.random() < 0.4:
         found.append(RivalReconstruct.execute(model, chain).args[0]["samples"])
     if rng.random() < 0.2:
@@ -160,7 +163,8 @@ def sound(family: str) -> Opened:
 
     model, positive, negative = model_of(family)
     other = {} if family == "sdxl" else {"negative": negative}
-    widgets = {"steps": STEPS, "schedule": "sgm_uniform", "solver": "fixed_point", "iterations": 2}
+    widgets = {"steps": STEPS, "schedule": "sgm_uniform", "iterations": 2,
+               "solver": SCHEMES.get(family, "fixed_point")}
     chain, _ = graph.invert(model, tiny.latent(0, size=8), positive, **widgets, **other)
     with tempfile.TemporaryDirectory() as folder:
         chain_file.save(chain, path := Path(folder, "chain"), torch.zeros(4, 4, 3).byte())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .bypassing import node
 
 STEPS = 5
-SOLVERS = ("ddim", "fixed_point", "anderson", "empirical", "uni_inv")
+SOLVERS = ("ddim", "fixed_point", "anderson", "empirical", "uni_inv", "obelm", "bdia", "edict",
+           "midpoint", "edit_friendly")  # on an eps model
 WIDGETS = {
     "RivalInvert": {"steps": STEPS, "schedule": "rival", "solver": "ddim", "iterations": 2,
                     "tolerance": 1e-4, "cfg": 1.0, "anderson_window": 1, "anderson_mixing": 1.0},
@@ -91,6 +92,13 @@ def words() -> dict:
     return graph
 
 
+def walk_down(solver: str) -> dict:
+    """An edit: from the photo's own noise, as it was inverted."""
+    graph = variation(solver=solver)
+    graph["sample"]["inputs"] |= {"sampler_name": "chain", "start": "inverted"}
+    return graph
+
+
 def reconstruction() -> dict:
     back = made("RivalReconstruct", model="model", chain="chain", vae="vae")
     return {**exemplar(), "back": back, **kept("back")}
@@ -110,6 +118,8 @@ SCENES = {
     "Invert cached": lambda: inversion("fixed_point", features="cached"),
     "Patch, KSampler": lambda: variation("KSampler"),
     "Patch, RIVAL KSampler": variation,
+    **{f"chain {solver}": lambda solver=solver: walk_down(solver)
+       for solver in ("obelm", "edict", "edit_friendly")},
     "Patch cached": lambda: variation(features="cached"),
     "Patch int8": lambda: variation(features="cached_int8"),
     "handed over": lambda: variation(features="cached", solver="anderson"),

@@ -13,11 +13,17 @@ from chain_files import Parts, count_empty, sound_file
 from comfyui_rival.rival_core.chain.file import load
 from comfyui_rival.rival_core.chain.report import residual_table, summary, unsolved_notice
 from comfyui_rival.rival_core.errors import RivalError
+from comfyui_rival.rival_core.inversion.fixed_point import Solver
 
 JUNK = [None, True, -1, 0, 1, 7, 2**31, 2**63, 10**19, 0.5, -2.5, 1e308, 1e999, "", "x", "\n",
-        "\ud800", "F64", "BOOL", "U8", "flow", "ddim", [], {}, [[]], {"tensor": "sigmas"},
+        "\ud800", "F64", "BOOL", "U8", "flow", "ddim", "edict", [], {}, [[]], {"tensor": "sigmas"},
         {"tensor": 1}, {"tuple": 1}, {"dict": {"a": {"tensor": "positive.5"}}}, [1] * 9,
         "a" * 70]  # fmt: skip
+
+
+# Format 1, and 2 with all that it may hold.
+FORMATS = [{}, {}, {"solver": Solver("edict"), "partner": torch.ones(4, 4, 2, 3)},
+           {"solver": Solver("edit_friendly"), "noise": torch.ones(3, 4, 2, 3)}]
 
 
 def disturb(value, rng: random.Random):
@@ -69,14 +75,15 @@ def mutate(whole: bytes, parts: Parts, rng: random.Random) -> bytes:
 
 
 def test_thousands_of_spoilt_files_are_refused_or_sound(tmp_path, tmp_path_factory, monkeypatch):
-    whole, path = sound_file(tmp_path_factory.mktemp("whole")), tmp_path / "given.safetensors"
-    rng, parts, made = random.Random(7), Parts(whole), count_empty(monkeypatch)
+    path, rng, made = tmp_path / "given.safetensors", random.Random(7), count_empty(monkeypatch)
+    wholes = [sound_file(tmp_path_factory.mktemp("whole"), **changes) for changes in FORMATS]
     outcomes = {"refused": 0, "loaded": 0}
     started, slowest = time.monotonic(), 0.0
     tracemalloc.start()
     try:
         for _ in range(3200):
-            data = mutate(whole, parts, rng)
+            whole = rng.choice(wholes)
+            data = mutate(whole, Parts(whole), rng)
             path.write_bytes(data)
             made.clear()
             tracemalloc.reset_peak()

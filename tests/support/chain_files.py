@@ -143,9 +143,9 @@ def pack(header: bytes, data: bytes) -> bytes:
 PREVIEW = torch.arange(4 * 5 * 3, dtype=torch.uint8).reshape(4, 5, 3)
 
 
-def sound_file(folder: Path) -> bytes:
+def sound_file(folder: Path, **changes) -> bytes:
     """The bytes of a file that nothing is wrong with."""
-    chain_file.save(make_chain(), folder / "chain.safetensors", PREVIEW)
+    chain_file.save(make_chain(**changes), folder / "chain.safetensors", PREVIEW)
     return (folder / "chain.safetensors").read_bytes()
 
 
