@@ -118,8 +118,8 @@ class RivalInvert(io.ComfyNode):
                         tooltip="cached, cached_int8: what the solver saw last at each step is "
                         "kept with the chain, so that already the first run of a RIVAL Patch "
                         "Model with the same features pays no row for the photo. Takes the memory "
-                        "that is told there; not with ddim, uni_inv or edict. live: nothing is "
-                        "kept.",
+                        "that is told there; not with ddim and others that never see the "
+                        "chain's own latents. live: nothing is kept.",
                     )
                 ),
                 *scheme_inputs(),
