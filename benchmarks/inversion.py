@@ -24,7 +24,8 @@ import hosted
 
 # (solver, iterations, how many earlier iterates anderson mixes in)
 ROWS = [("ddim", 1, 1), ("uni_inv", 1, 1), ("obelm", 1, 1), ("bdia", 1, 1), ("edict", 1, 1),
-        ("midpoint", 1, 1), ("edit_friendly", 1, 1), ("fixed_point", 5, 1), ("fixed_point", 10, 1),
+        ("midpoint", 1, 1), ("fireflow", 1, 1), ("edit_friendly", 1, 1),
+        ("fixed_point", 5, 1), ("fixed_point", 10, 1),
         ("empirical", 5, 1), ("anderson", 3, 1), ("anderson", 5, 1), ("anderson", 10, 1),
         ("anderson", 10, 2), ("anderson", 10, 3)]
 FIRST_SCENE = 5 * 10**9  # never trained on

@@ -27,7 +27,8 @@ def solver_inputs() -> list[io.Input]:
             "the photo back exactly, at any cfg, by RIVAL KSampler's sampler chain: for edits. "
             "bdia, and edict (two calls): exact as well, to compare. edit_friendly: exact from "
             "fresh noise, each seed another edit (SD, SDXL). midpoint: two calls, near with "
-            "chain. rf_inversion: flow models, drawn towards fresh noise, for free edits.",
+            "chain; fireflow: almost as near for one. rf_inversion: flow models, drawn towards "
+            "fresh noise, for free edits.",
         ),
         io.Int.Input(
             "iterations",

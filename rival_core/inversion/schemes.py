@@ -144,6 +144,16 @@ def midpoint(d: Slope, x: Tensor, levels: Sequence[float]) -> list[Tensor]:
     return latents
 
 
+def fireflow(d: Slope, x: Tensor, levels: Sequence[float]) -> list[Tensor]:
+    """FireFlow (2412.07517): midpoint, the last slope standing in for the one at x. Order 2."""
+    latents, slope = [x], d(x, levels[0])
+    for sigma, target in pairs(levels):
+        middle = (sigma + target) / 2
+        slope = d(x + (middle - sigma) * slope, middle)
+        latents.append(x := x + (target - sigma) * slope)
+    return latents
+
+
 def both_ways(along: Callable[[Slope, Tensor, Sequence[float]], list[Tensor]]):
     """The ways up and down of a scheme that knows no direction."""
 
@@ -177,6 +187,7 @@ SCHEMES: dict[str, Scheme] = {
                             draws=True, leaves=("noise",), flow=False),
     "rf_inversion": Scheme(rf_inversion_up, sees=True, draws=True, flow=True,
                            coupling=Coupling(0.5, 0.0, above=True)),
+    "fireflow": Scheme(*both_ways(fireflow), Rows(2, 1)),
 }
 
 

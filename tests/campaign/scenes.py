@@ -6,7 +6,7 @@ from .bypassing import node
 
 STEPS = 5
 SOLVERS = ("ddim", "fixed_point", "anderson", "empirical", "uni_inv", "obelm", "bdia", "edict",
-           "midpoint", "edit_friendly")  # on an eps model
+           "midpoint", "edit_friendly", "fireflow")  # on an eps model
 WIDGETS = {
     "RivalInvert": {"steps": STEPS, "schedule": "rival", "solver": "ddim", "iterations": 2,
                     "tolerance": 1e-4, "cfg": 1.0, "anderson_window": 1, "anderson_mixing": 1.0},
