@@ -324,22 +324,6 @@ def test_what_a_solver_does_not_have_is_said():
     assert not told("bdia", coupling=0.95) and not told("edit_friendly", seed=3)
 
 
-@pytest.mark.parametrize("inputs, sentence", [
-    ({"solver": "bdia", "coupling": 0.5}, "coupling is 0.5: give bdia 0.9 and up to 1, or 0 for"),
-    ({"solver": "edict", "coupling": 0.5}, "coupling is 0.5: give edict more than 0.5"),
-    ({"solver": "edict", "features": "cached"}, "the solver edict never sees the latents"),
-    ({"solver": "rf_inversion", "features": "disk"}, "features is 'disk'"),
-])  # fmt: skip
-def test_what_widgets_decide_is_refused_when_queued(inputs, sentence):
-    from comfyui_rival.nodes import RivalInvert
-
-    with pytest.raises(ValueError, match=f"^RIVAL Invert: .*{sentence}"):
-        graph.invert(model(), PHOTO, prompt(1), **inputs)
-    widgets = {"solver": "ddim", "coupling": 0.0, "features": "live", "cfg": 1.0}
-    answer = RivalInvert.validate_inputs(**{**widgets, **inputs})
-    assert answer.startswith("RIVAL Invert: ") and sentence in answer
-
-
 def test_what_the_model_decides_is_refused():
     with pytest.raises(ValueError, match=r"^RIVAL Invert: the solver rf_inversion is for flow"):
         invert("rf_inversion")
