@@ -296,6 +296,16 @@ def test_the_maps_of_a_model_that_knows_the_photo():
     assert (torch.corrcoef(apart) - torch.eye(STEPS)).abs().max() < 0.05, "noises are not apart"
 
 
+def test_edit_friendly_latents_are_the_photo_under_the_seeds_own_noises():
+    """As every chain's at the lowest level; above it the photo itself is in them, unscaled."""
+    data, generator = Mixture().data, torch.Generator().manual_seed(6)
+    found = invert_by(Solver("edit_friendly", seed=6)).latents
+    torch.testing.assert_close(found[0], data * math.sqrt(1 + float(LEVELS[0]) ** 2))
+    for x, sigma in zip(found[1:], LEVELS[1:]):
+        drawn = torch.randn(data.shape, generator=generator).double()
+        torch.testing.assert_close(x, data + sigma * drawn, rtol=1e-12, atol=1e-12)
+
+
 def test_seeds():
     one, same, other = (invert_by(Solver("edit_friendly", seed=s)).latents[-1] for s in (1, 1, 2))
     assert torch.equal(one, same) and relative(one, other) > 0.5
