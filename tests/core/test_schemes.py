@@ -327,6 +327,8 @@ def test_edit_friendly_comes_back_to_0_too():
     levels = torch.cat([torch.zeros(1, dtype=torch.float64), LEVELS])
     found, back = there_and_back(Solver("edit_friendly"), levels)
     assert torch.equal(found.latents[0], Mixture().data) and relative(back, Mixture().data) < 1e-12
+    below, x, sigma = *found.latents[:2], float(levels[1])
+    torch.testing.assert_close(found.noise[0], below - (x - sigma * slope(Mixture(), x, sigma)))
 
 
 @pytest.mark.parametrize("name", ["obelm", "edict", "edit_friendly"])

@@ -178,9 +178,13 @@ def by_core(device):
     return graph.core_sample(model, chain, *composing.prompts().values(), size=(6, 8)).cpu()
 
 
+WALKED = {"sampler_name": "chain", "start": "inverted"}
 SETTINGS = {
     "the chain": lambda device: chain_on(device).latents,
     "an exact chain": lambda device: chain_on(device, solver="anderson", iterations=4).latents,
+    "walked by edict": lambda device: varied(device, chain_on(device, solver="edict"), WALKED),
+    "walked by edit_friendly": lambda device: varied(
+        device, chain_on(device, solver="edit_friendly"), WALKED),
     "defaults": varied,
     "a batch of another size": lambda device: varied(
         device, sampler={"batch_size": 2, "latent": {"samples": torch.zeros(1, 4, 6, 6)}}),
