@@ -196,11 +196,7 @@ def chain_sampler(chain: Chain, is_own: bool) -> comfy.samplers.Sampler:
         return sampler("euler")
 
     def function(model, x, sigmas, extra_args, callback, disable):
-        def asked(*args, **kwargs):
-            stop_if_interrupted()
-            return model(*args, **kwargs)
-
-        return sample_chain(asked, x, sigmas, chain, is_own, callback, **extra_args)
+        return sample_chain(model, x, sigmas, chain, is_own, callback, **extra_args)
 
     return comfy.samplers.KSAMPLER(function)
 
