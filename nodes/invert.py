@@ -44,7 +44,7 @@ class RivalInvert(io.ComfyNode):
             description=(
                 "Turns a photo into its diffusion chain: every latent from the image to noise, as "
                 "this model would have made it. Connect the chain to RIVAL Patch Model and RIVAL "
-                "KSampler. ddim, uni_inv and obelm take one model call a step, anderson up to "
+                "KSampler. ddim and obelm take one model call a step, anderson up to "
                 "`iterations`; the chain is cached until an input changes."
             ),
             inputs=[

@@ -163,7 +163,7 @@ def draw_charts(chain: Chain) -> Image.Image:
 
 
 def residual_chart(chain: Chain) -> Chart:
-    """How well each step was solved; of ddim and uni_inv, of the only guess."""
+    """How well each step was solved; of ddim, of the only guess."""
     solver, steps = chain.solver, range(1, chain.steps + 1)
     if solver.scheme is not None:
         return scheme_chart(chain)

@@ -18,8 +18,7 @@ from .slopes import to_d
 from .walks import check_finite, drawn, walk_up
 
 ITERATING = ("fixed_point", "anderson", "empirical")
-EULER = ("ddim", *ITERATING, "uni_inv")  # whose way down is Euler's; some do not iterate
-SOLVERS = (*EULER, *SCHEMES)
+SOLVERS = ("ddim", *ITERATING, *SCHEMES)
 MOST_SEED = 2**64 - 1
 RIDGE = 1e-7  # of the Gram matrix's trace: what float32 inner products know
 
@@ -28,13 +27,10 @@ RIDGE = 1e-7  # of the Gram matrix's trace: what float32 inner products know
 class Solver:
     """How an inversion goes up: by a scheme (schemes.py), or by solving each step's fixed point.
 
-    ddim is one evaluation and not exact; uni_inv, too, but its guess goes on along the last step's
-    slope (Uni-Inv, 2504.13109), which is mostly nearer. Its first guess is ddim's, as with the
-    published code's `zero_init`; without that the code spends a call more, at the image itself,
-    on the first guess. The iterating ones evaluate the model until the
-    relative residual |f(y) - y| / |y| is at most `tolerance`, or `iterations` times: fixed_point
-    goes on with f(y), empirical with the mean of the last two f(y) (AIDI_E), anderson with the
-    combination of the last window + 1 whose residual is smallest (AIDI_A; mixing 1 is undamped).
+    ddim is one evaluation and not exact. The iterating ones evaluate the model until the relative
+    residual |f(y) - y| / |y| is at most `tolerance`, or `iterations` times: fixed_point goes on
+    with f(y), empirical with the mean of the last two f(y) (AIDI_E), anderson with the combination
+    of the last window + 1 whose residual is smallest (AIDI_A; mixing 1 is undamped).
 
     coupling, seed: of the schemes that have a number, 0 for its own value, or draw noise.
     """
@@ -127,8 +123,7 @@ def invert(
 
     Euler's step up from sigma to the next solves y = f(y) = x + (next - sigma) d(y, next), whose
     solution Euler's step down takes back to x. The first iterate is x relabelled as a latent at
-    the next sigma, so ddim is RIVAL's inversion (section 3.1; official code); from the second step
-    on uni_inv's is x + (next - sigma) d, of the d that the last step took.
+    the next sigma, so ddim is RIVAL's inversion (section 3.1; official code).
 
     model:  (x [B, C, H, W], sigma [B]) -> denoised [B, C, H, W]; images that have converged are
             left out of the batch.
@@ -145,16 +140,12 @@ def invert(
     if solver.scheme is not None:
         walk = solver.walk(levels, scaling, x)
         return walk_up(solver.scheme, model, x, walk, callback, solved)
-    latents, all_figures, slope = [x], [], None
+    latents, all_figures = [x], []
     for i, (sigma, target) in enumerate(zip(levels, levels[1:])):
         report = Report(i, len(levels) - 1, target, callback)
         function = step_function(model, x, sigma, target, report)
-        relabelled = scaling.rescale(x, sigma, target)
-        guess = relabelled if slope is None else x + (target - sigma) * slope
-        y, *figures = solve(function, guess, solver)
-        if solver.name == "uni_inv":
-            slope = (y - x) / (target - sigma)
-        latents.append(x := y)
+        x, *figures = solve(function, scaling.rescale(x, sigma, target), solver)
+        latents.append(x)
         all_figures.append(figures)
         if solved is not None:
             solved(i + 1, figures[0])

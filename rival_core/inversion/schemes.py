@@ -154,6 +154,15 @@ def fireflow(d: Slope, x: Tensor, levels: Sequence[float]) -> list[Tensor]:
     return latents
 
 
+def uni_inv(d: Slope, x: Tensor, levels: Sequence[float]) -> list[Tensor]:
+    """Uni-Inv (2504.13109): the inverse of Euler's step down, guessed along the last slope."""
+    latents, slope = [x], d(x, levels[0])
+    for sigma, target in pairs(levels):
+        slope = d(x + (target - sigma) * slope, target)
+        latents.append(x := x + (target - sigma) * slope)
+    return latents
+
+
 def both_ways(along: Callable[[Slope, Tensor, Sequence[float]], list[Tensor]]):
     """The ways up and down of a scheme that knows no direction."""
 
@@ -178,6 +187,7 @@ def rf_inversion_up(d: Slope, x: Tensor, walk: Walk) -> Inversion:
 
 
 SCHEMES: dict[str, Scheme] = {
+    "uni_inv": Scheme(both_ways(uni_inv)[0], rows=Rows(2, 1)),
     "obelm": Scheme(*leaps(o_belm), exact=True, sees=True),
     "bdia": Scheme(*leaps(bdia), exact=True, sees=True, coupling=Coupling(1.0, 0.9, per=50)),
     "edict": Scheme(edict_up, edict_down, Rows(2, 2), exact=True, leaves=("partner",),

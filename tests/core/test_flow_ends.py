@@ -9,7 +9,7 @@ import torch
 from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
 from comfyui_rival.rival_core.chain.statistics import assumed, measured
 from comfyui_rival.rival_core.inversion.ancestral import ancestral_step
-from comfyui_rival.rival_core.inversion.fixed_point import EULER, Solver, invert
+from comfyui_rival.rival_core.inversion.fixed_point import ITERATING, Solver, invert
 from comfyui_rival.rival_core.inversion.scaling import FlowScaling
 from comfyui_rival.rival_core.sampling.guidance import Keep
 from comfyui_rival.rival_core.sampling.inpainting import Inpainting
@@ -81,7 +81,7 @@ def test_what_the_host_scales():
     assert FLOW.end_scale(0.0) == 1.0 and FLOW.end_scale(0.2) == 1.25
 
 
-@pytest.mark.parametrize("name", EULER)
+@pytest.mark.parametrize("name", ["ddim", *ITERATING])
 def test_every_solver_goes_from_one_end_to_the_other(name):
     model = Mixture(flow=True)
     sigmas = torch.linspace(0, 1, 11, dtype=torch.float64)

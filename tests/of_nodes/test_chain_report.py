@@ -170,7 +170,7 @@ def test_round_numbers(low, high, most):
 
 
 @pytest.mark.parametrize("solver, tolerance", [
-    ("ddim", None), ("uni_inv", None), ("anderson", 1e-4),
+    ("ddim", None), ("anderson", 1e-4),
 ])
 def test_residuals_and_the_tolerance(solver, tolerance, words):
     from comfyui_rival.nodes.pictures.chain_picture import residual_chart

@@ -69,7 +69,7 @@ def test_a_flow_that_ends_above_the_image(setup):
 
 @pytest.mark.host
 @pytest.mark.parametrize("solver, calls", [("ddim", 1), ("fixed_point", 3), ("anderson", 3),
-                                           ("empirical", 3), ("uni_inv", 1)])
+                                           ("empirical", 3)])
 def test_model_calls_are_counted_exactly(setup, solver, calls):
     with spies.model_rows(setup["model"]) as rows:
         chain, _ = graph.invert(setup["model"], setup["photo"], setup["prompt"], steps=5,
