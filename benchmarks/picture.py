@@ -44,11 +44,15 @@ def sheet(scenes: Sequence, shown: Tensor, images: Mapping[str, Sequence[Tensor]
     return page
 
 
-def rows(scenes: Sequence, shown: Tensor, rival: Sequence[Tensor],
-         plain: Sequence[Tensor]) -> Image.Image:
-    """A row for each exemplar: itself, RIVAL's variations [n, 3, h, w], and text-to-image's."""
-    groups = {"exemplar": [image[None] for image in shown], "RIVAL": rival,
-              "the same caption without it": plain}
+def rows(scenes: Sequence, shown: Tensor, rival: Sequence[Tensor], plain: Sequence[Tensor],
+         captioned: bool = True) -> Image.Image:
+    """A row for each exemplar: itself, RIVAL's variations [n, 3, h, w], and text-to-image's.
+
+    captioned: whether they are made with the scene's caption, which is then written below.
+    """
+    prompt = "the same caption" if captioned else "an empty prompt"
+    groups = {"exemplar": [image[None] for image in shown], f"{prompt}, with RIVAL": rival,
+              f"{prompt} without it": plain}
     widths = [len(pictures[0]) * (SIDE + GAP) - GAP for pictures in groups.values()]
     lefts = [MARGIN + sum(widths[:i]) + i * BETWEEN for i in range(len(widths))]
     scenes, step = scenes[:ROWS], SIDE + LINE + BETWEEN
@@ -61,7 +65,7 @@ def rows(scenes: Sequence, shown: Tensor, rival: Sequence[Tensor],
             y = MARGIN + LINE + GAP + i * step
             for j, image in enumerate(pictures[i]):
                 page.paste(to_image(image, SIDE), (left + j * (SIDE + GAP), y))
-            if name == "exemplar":
+            if name == "exemplar" and captioned:
                 write(draw, left, y + SIDE + GAP // 2, [caption(scene.attributes)])
     return page
 

@@ -86,13 +86,14 @@ class Case:
         return self.chain.falling_sigmas()
 
 
-def make_cases(model: DemoModel, scenes: Sequence[Scene], latents: Tensor,
-               settings: Settings, cfg: float = 1.0) -> list[Case]:
+def make_cases(model: DemoModel, scenes: Sequence[Scene], latents: Tensor, settings: Settings,
+               cfg: float = 1.0, captioned: bool = True) -> list[Case]:
     """As the README's variation: inverted with the caption, and an empty negative.
 
-    cfg: of the inversion.
+    cfg: of the inversion. captioned: else the prompts are empty, too.
     """
-    empty, *prompts = model.embed(["", *(caption(scene.attributes) for scene in scenes)])
+    texts = [caption(scene.attributes) if captioned else "" for scene in scenes]
+    empty, *prompts = model.embed(["", *texts])
     return [
         Case(scene, latent[None],
              engine.invert(model.exact, latent[None], prompt, settings.steps, empty, cfg,

@@ -1,9 +1,10 @@
-"""Draws the README's first picture: exemplars, RIVAL's variations, and the captions without it.
+"""Draws the README's first picture: exemplars, RIVAL's variations, and what comes without it.
 
     python tools/first_picture.py --model flow
 
 The demo's three scenes, whose captions its models were never taught, by either of them, without a
-ComfyUI; a row for each. Leaves `docs/variations.jpg`.
+ComfyUI; a row for each. The prompts are empty, so that all that pictures have in common with their
+exemplar is RIVAL's; --captioned takes the scene's caption. Leaves `docs/variations.jpg`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def main() -> int:
     parser = quality.parser_of(__doc__, scenes=3)
     parser.set_defaults(variations=3)
     parser.add_argument("--out", type=Path, default=FILE)
+    parser.add_argument("--captioned", action="store_true")
     return quality.start(draw, parser.parse_args())
 
 
@@ -38,10 +40,12 @@ def draw(options: argparse.Namespace) -> None:
     scenes = [make_scene(seed) for seed in exemplars.SCENES[:options.scenes]]
     shown = render(scenes)
     settings = variations.Settings(cfg=options.cfg, count=options.variations, seed=options.seed)
-    cases = variations.make_cases(model, scenes, model.encode(shown), settings)
+    cases = variations.make_cases(model, scenes, model.encode(shown), settings,
+                                  captioned=options.captioned)
     made = [[model.decode(make(model.quick, case, settings)) for case in cases]
             for make in (variations.rival(), variations.plain)]
-    picture.rows(scenes, shown, *made).save(options.out, quality=90, optimize=True)
+    page = picture.rows(scenes, shown, *made, options.captioned)
+    page.save(options.out, quality=90, optimize=True)
     print(options.out)
 
 
