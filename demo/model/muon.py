@@ -1,7 +1,8 @@
-"""Muon (Jordan et al. 2024) for the autoencoder's many convolutions of one shape, AdamW beside it.
+"""Muon (Jordan et al. 2024) for the many matrices of one shape in blocks, AdamW beside it.
 
-Such a convolution's step is its momentum made orthogonal. All are made so at once, which for
-matrices of 64 x 576 costs little beside a batch.
+Such a matrix's step is its momentum made orthogonal. All of one shape are made so at once, which
+costs little beside a batch of convolutions of 64 x 576, and a third of a batch of 32 scenes for
+the flow's matrices.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ QUINTIC = 3.4445, -4.7750, 2.0315  # published: drives singular values near 1 wi
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """[n, rows, columns], no more rows than columns: the nearest with equal singular values."""
+    """[n, rows, columns]: the nearest with equal singular values."""
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonal(matrices.transpose(1, 2)).transpose(1, 2)
     a, b, c = QUINTIC
     x = matrices.bfloat16()
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
@@ -45,15 +48,23 @@ class Muon(torch.optim.Optimizer):
                 weight.sub_(step.view_as(weight), alpha=group["lr"] * size)
 
 
+def by_shape(model: nn.Module) -> list[list[nn.Parameter]]:
+    """What Muon is for: square convolutions, and the matrices of a transformer's blocks."""
+    found: dict[torch.Size, list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if (p.ndim == 4 and p.shape[0] == p.shape[1]) or (p.ndim == 2 and "blocks." in name):
+            found.setdefault(p.shape, []).append(p)
+    return [*found.values()]
+
+
 class MuonBesideAdam:
     """What `Training` asks of an optimizer, for both at once."""
 
     def __init__(self, model: nn.Module, rate: float):
-        parameters = list(model.parameters())
-        square = [p for p in parameters if p.ndim == 4 and p.shape[0] == p.shape[1]]
-        chosen = set(map(id, square))
-        rest = [p for p in parameters if id(p) not in chosen]
-        self.both = [Muon(square, rate),
+        shapes = by_shape(model)
+        chosen = {id(p) for weights in shapes for p in weights}
+        rest = [p for p in model.parameters() if id(p) not in chosen]
+        self.both = [*(Muon(weights, rate) for weights in shapes),
                      torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)]
         self.param_groups = [group for one in self.both for group in one.param_groups]
 

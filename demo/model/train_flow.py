@@ -77,7 +77,8 @@ def flow_training(folder: Path, device: torch.device, rate: float, captions,
     else:
         network = flow_file.fresh(**sizes)
         notice_captions(network, captions.embedded[1:400])
-    return Training("flow", network, folder, rate, warmup=100, device=device)
+    return Training("flow", network, folder, rate, warmup=100, device=device,
+                    make_optimizer=MuonBesideAdam)
 
 
 def latent_store(captions, options: argparse.Namespace):
