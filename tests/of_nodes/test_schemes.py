@@ -52,10 +52,10 @@ def reconstruct(of, chain):
     return RivalReconstruct.execute(of, chain)
 
 
-def sample(chain, of=None, **inputs):
+def sample(chain, of=None, negative=None, **inputs):
     """By the sampler chain, as the photo was inverted."""
-    widgets = {"sampler_name": "chain", "start": "inverted", "cfg": 3.0}
-    return graph.rival_sample(of or model(), chain, prompt(1), prompt(7), **{**widgets, **inputs})
+    widgets = {"sampler_name": "chain", "start": "inverted", "cfg": 3.0, **inputs}
+    return graph.rival_sample(of or model(), chain, prompt(1), negative or prompt(7), **widgets)
 
 
 def missed(samples) -> float:
@@ -74,6 +74,14 @@ def test_a_guided_inversion_comes_back(solver):
     assert f"{solver}: exact" in report
     assert missed(sample(chain)) < 1e-4
     assert missed(sample(chain, sampler_name="euler")) > 1e-2, "any sampler would do"
+
+
+@pytest.mark.host
+def test_the_caption_as_the_negative_brings_the_photo_back_at_any_cfg():
+    """Negative-Prompt Inversion: from a chain that was not guided itself."""
+    chain = invert("obelm", cfg=1.0, negative=None)
+    assert missed(sample(chain, negative=prompt(1), cfg=7.0)) < 1e-4
+    assert missed(sample(chain, cfg=7.0)) > 1e-2, "any negative would do"
 
 
 @pytest.mark.host
