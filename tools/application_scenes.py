@@ -21,7 +21,7 @@ from torch import Tensor
 CELL, GAP, LINE = 176, 12, 21  # pixels
 ROW = CELL + LINE + GAP // 2  # a photo and its label
 MEGAPIXELS = 128**2 / 1024**2  # what the demo model was trained on
-CFG = {5.0: 2.5, 7.0: 3.5}  # its colours run out of their range above
+CFG = {5.0: 2.5, 7.0: 3.5, 15.0: 7.5}  # its colours run out of their range above
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ DISC = (1, "white", "circle", "green", "plain")
 FLOWER = (1, "red", "star", "green", "dotted")  # to a LoRA for which stars are flowers
 
 STAR, CIRCLE = (1, "white", "star", "red", "striped"), (1, "white", "circle", "red", "striped")
+BLUE_STAR = (1, "white", "star", "blue", "striped")
 
 APPLICATIONS = {
     "variation": Application(
@@ -194,5 +195,16 @@ APPLICATIONS = {
         [photo(11, *STAR)],
         {"Source": said(*STAR), "Target": said(*CIRCLE)},
         {("RivalEdit", 4): 3.5, ("RivalEdit", 5): 1.0},
+    ),
+    "edit_exact": Application(
+        "A red photo becomes blue, from an exact inversion",
+        [photo(11, *STAR)],
+        {"Source": said(*STAR), "Target": said(*BLUE_STAR)},
+    ),
+    "edit_friendly": Application(
+        "A star becomes a circle, with edit-friendly noise",
+        [photo(11, *STAR)],
+        {"Source": said(*STAR), "Target": said(*CIRCLE)},
+        {("RivalInvert", 5): 1.75},
     ),
 }
