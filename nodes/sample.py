@@ -165,7 +165,8 @@ class RivalKSampler(io.ComfyNode):
                 fresh = DrawnNoise(seed, draws, tuple(noise.shape[1:]))
                 sampler = cls.partial_noise(model, fresh, eta, eta_start, eta_end)
         unused = hole is None and has_picture(latent) and top >= chain.top
-        notices = cls.notices(model, chain, positive, hole, unused)
+        walks_back = is_own and hole is None and sampler_name == "chain"
+        notices = cls.notices(model, chain, positive, hole, unused, walks_back)
         if is_own and hole is None:
             notices += other_walk(chain, sampler_name)
         notices = notify(NODE, notices)
@@ -213,10 +214,13 @@ class RivalKSampler(io.ComfyNode):
         return host.partial_noise_sampler(fresh, stochastic, eta, host.scaling_of(model))
 
     @classmethod
-    def notices(cls, model, chain, positive, hole, unused_picture) -> list[str]:
+    def notices(
+        cls, model, chain, positive, hole, unused_picture, walks_back
+    ) -> list[str]:
+        """walks_back: whether the way back along the chain is what holds the photo."""
         exemplars, notices = exemplars_of(model), checks.same_weights(chain, model)
         notices += other_guidance(chain, positive)
-        if not exemplars and not is_pulled(model):
+        if not exemplars and not is_pulled(model) and not walks_back:
             notices += ["the model has no RIVAL Patch Model, so nothing of the photo is injected"]
         elif exemplars and all(e.chain is not chain for e in exemplars):
             notices += ["the model was patched with another chain than the one it starts from"]

@@ -358,6 +358,7 @@ def test_another_sampler_on_an_exact_chain_is_remarked_on(caplog):
         caplog.clear()
         sample(chain_by(solver), **inputs)
         assert ("choose the sampler chain" in caplog.text) == said, (solver, inputs)
+        assert ("no RIVAL Patch Model" in caplog.text) == bool(inputs), (solver, inputs)
 
 
 def test_a_patch_between_independent_latents_is_remarked_on(caplog):
