@@ -23,6 +23,7 @@ DEMO = REPO / "demo"
 CAT = DEMO / "photos" / "cat.jpg"
 DIFFUSERS = "diffusers"
 TRACE = "Traceback"
+FLOW = ("--model", "flow")  # at half the UNet's cost, which the photo's tests take
 
 
 def command(*arguments) -> list[str]:
@@ -61,11 +62,11 @@ def run(folder: Path, *settings, **options) -> Run:
 
 
 def by_diffusers(folder: Path) -> Run:
-    """The run without options by the engine that knows no host: one of all workers makes it."""
+    """The scenes by the engine that knows no host: one of all workers makes it."""
 
     def make(partial: Path) -> None:
         partial.mkdir()
-        made = run(partial / "pictures", "--variations", 2, "--engine", DIFFUSERS)
+        made = run(partial / "pictures", "--variations", 2, "--engine", DIFFUSERS, *FLOW)
         partial.joinpath("run.json").write_text(json.dumps(made[:4]), encoding="utf-8")
 
     made = generated.once(folder / "demo-by-diffusers", make)
@@ -74,14 +75,14 @@ def by_diffusers(folder: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def by_comfyui(tmp_path_factory) -> Run:
-    """The run without options on the host that these tests run on."""
+    """The scenes on the host that these tests run on."""
     folder = tmp_path_factory.mktemp("comfyui") / "pictures"
-    return run(folder, "--variations", 2, "--engine", "comfyui")
+    return run(folder, "--variations", 2, "--engine", "comfyui", *FLOW)
 
 
 @pytest.fixture(params=[pytest.param("comfyui", marks=pytest.mark.host), DIFFUSERS])
 def scenes(request, shared_folder) -> tuple[Run, str]:
-    """(the run without options, the engine)."""
+    """(the scenes' run, the engine)."""
     if request.param == DIFFUSERS:
         return by_diffusers(shared_folder), DIFFUSERS
     return request.getfixturevalue("by_comfyui"), request.param

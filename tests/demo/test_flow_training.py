@@ -86,8 +86,8 @@ def test_the_decoder_may_learn_alone(tmp_path):
     train_pictures(tmp_path, 2)
     before = flow_file.read_autoencoder(tmp_path).state_dict()
     after = train_pictures(tmp_path, 4, decoder_only=True)["model"]
-    for name, tensor in before.items():
-        assert torch.equal(tensor, after[name]) == (not name.startswith("taesd_decoder.")), name
+    learnt = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert learnt and all(name.startswith("taesd_decoder.") for name in learnt)
 
 
 def test_latents_come_in_groups_of_one_caption_and_are_kept(tmp_path):

@@ -15,7 +15,7 @@ def sound(found: dict) -> dict:
 def test_random_graphs():
     from campaign import graphs
 
-    found = sound(graphs.run(6, 3000))
+    found = sound(graphs.run(6, 3006))
     assert found["ran"] and found["refused"]
 
 
