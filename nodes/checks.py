@@ -46,20 +46,34 @@ def latent_image(latent: dict, model) -> Tensor:
 
     [1, C, H, W], or [1, C, 1, H, W] for a model whose latents have time.
     """
-    samples = host.as_its_own(model, latent)["samples"]
-    one_shape(samples, model)
+    samples = of_images(latent, model)
     if samples.shape[0] != 1:
         raise RivalError(
             f"the latent holds a batch of {samples.shape[0]}: give one image, for instance through "
             "Latent From Batch"
         )
-    return latent_images(latent, model)
+    return real(samples, model)
 
 
 def latent_images(latent: dict, model) -> Tensor:
     """The float32 samples [B, C, H, W] of a LATENT of images, with a time of 1 or not."""
-    samples, channels = host.as_its_own(model, latent)["samples"], host.latent_channels(model)
-    one_shape(samples, model)
+    return real(of_images(latent, model), model)
+
+
+def of_images(latent: dict, model) -> Tensor:
+    """The samples of a LATENT, if they have the dimensions of the model's images."""
+    samples = host.as_its_own(model, latent)["samples"]
+    nested = getattr(samples, "is_nested", False)
+    if nested or samples.ndim != 2 + host.latent_dimensions(model):
+        shape = "several streams" if nested else f"{samples.ndim} dimensions"
+        raise RivalError(f"the latent has {shape}: give the latent of one image, not of a video")
+    one_frame(samples)
+    return samples
+
+
+def real(samples: Tensor, model) -> Tensor:
+    """Samples in float32, unless they are of another model or of no picture."""
+    channels = host.latent_channels(model)
     if samples.numel() == 0:
         raise RivalError(f"the latent is empty (shape {list(samples.shape)}): give a real image")
     height, width = samples.shape[-2:]
@@ -83,15 +97,6 @@ def latent_images(latent: dict, model) -> Tensor:
             "Latent Image"
         )
     return samples.to(torch.float32)
-
-
-def one_shape(samples: Tensor, model) -> None:
-    """Raises unless samples have the dimensions of the model's images, and no more than a frame."""
-    nested = getattr(samples, "is_nested", False)
-    if nested or samples.ndim != 2 + host.latent_dimensions(model):
-        shape = "several streams" if nested else f"{samples.ndim} dimensions"
-        raise RivalError(f"the latent has {shape}: give the latent of one image, not of a video")
-    one_frame(samples)
 
 
 def one_frame(samples: Tensor) -> None:

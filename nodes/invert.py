@@ -12,13 +12,12 @@ from ..rival_core.chain.features import FEATURES
 from ..rival_core.chain.report import residual_table, summary, unsolved_notice
 from ..rival_core.inversion.fixed_point import Solver
 from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas
-from ..rival_core.inversion.schemes import check_family
+from ..rival_core.inversion.schemes import check_coupling, check_family
 from . import checks, host
 from .notices import before_inverting
 from .schema import RivalChain, advanced, named, notify, output, schema
 from .solver import (
     anderson_inputs,
-    coupling_fits,
     guidance_has_two_sides,
     scheme_inputs,
     solver_inputs,
@@ -31,7 +30,7 @@ from .values import checked
 NODE = "RIVAL Invert"
 
 
-@checked(guidance_has_two_sides, solver_sees, coupling_fits)
+@checked(guidance_has_two_sides, solver_sees, check_coupling)
 class RivalInvert(io.ComfyNode):
     """Inverts an image into its diffusion chain (RIVAL section 3.1; AIDI)."""
 

@@ -64,8 +64,8 @@ def other_guidance(chain: Chain, positive: Any) -> list[str]:
 
 
 def other_walk(chain: Chain, sampler_name: str) -> list[str]:
-    """Of a chain that only its own walk takes back exactly."""
-    if not chain.solver.is_exact or sampler_name == host.CHAIN:
+    """Of another sampler, on a chain that only its own walk takes back exactly."""
+    if not chain.solver.is_exact:
         return []
     return [
         f"the photo was inverted by {chain.solver.name}, whose way back {sampler_name} does not "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rival_core.errors import RivalError
+from ..rival_core.inversion.schedule import percent_done
 from ..rival_core.sampling.partial_noise import DrawnNoise, check_eta
 from . import checks, host
 from .notices import other_guidance, other_walk
@@ -151,23 +152,23 @@ class RivalKSampler(io.ComfyNode):
             sigmas = sigmas_from(chain, denoise, end_at_zero=draws_noise or other)
             top = float(sigmas[0])
             checks.same_scaling(chain, host.scaling_of(model), top)
-            shown = None
+            is_own = False
             if hole is None:
                 shown = picture(model, chain, latent, top)
+                is_own = start == "inverted" and (shown is None or is_photo(shown, chain))
                 noise = start_noise(
                     chain, seed, start, size, draws, top, exemplars_of(model), shown
                 )
             else:
                 noise = hole.start(top, draws, seed, start) / chain.scaling.noise_scale(top)
-            is_own = start == "inverted" and (shown is None or is_photo(shown, chain))
             sampler = cls.sampler(sampler_name, chain, is_own, hole)
             if eta > 0:
                 fresh = DrawnNoise(seed, draws, tuple(noise.shape[1:]))
                 sampler = cls.partial_noise(model, fresh, eta, eta_start, eta_end)
         unused = hole is None and has_picture(latent) and top >= chain.top
-        walks_back = is_own and hole is None and sampler_name == "chain"
+        walks_back = is_own and sampler_name == host.CHAIN
         notices = cls.notices(model, chain, positive, hole, unused, walks_back)
-        if is_own and hole is None:
+        if is_own and not walks_back:
             notices += other_walk(chain, sampler_name)
         notices = notify(NODE, notices)
         scale = chain.scaling.end_scale(float(sigmas[-1]))
@@ -209,14 +210,12 @@ class RivalKSampler(io.ComfyNode):
         timesteps = host.timesteps_of(model)
 
         def stochastic(sigma: float) -> bool:
-            return start <= 1 - (timesteps.t(sigma) - (timesteps.slack or 0)) / 1000 < end
+            return start <= percent_done(timesteps, sigma) < end
 
         return host.partial_noise_sampler(fresh, stochastic, eta, host.scaling_of(model))
 
     @classmethod
-    def notices(
-        cls, model, chain, positive, hole, unused_picture, walks_back
-    ) -> list[str]:
+    def notices(cls, model, chain, positive, hole, unused_picture, walks_back) -> list[str]:
         """walks_back: whether the way back along the chain is what holds the photo."""
         exemplars, notices = exemplars_of(model), checks.same_weights(chain, model)
         notices += other_guidance(chain, positive)

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..rival_core.errors import RivalError
 from ..rival_core.inversion.fixed_point import MOST_SEED, SOLVERS, Solver
-from ..rival_core.inversion.schemes import SCHEMES, check_coupling
+from ..rival_core.inversion.schemes import SCHEMES
 from .schema import advanced
 
 ATTENTION = ("words", "uniform")
@@ -23,7 +23,7 @@ def solver_inputs() -> list[io.Input]:
             tooltip="How each step is inverted. ddim: one model call, as in the RIVAL paper; "
             "drifts at few steps. anderson: solved to its fixed point, so that 20 steps bring the "
             "photo back. fixed_point and empirical: the plain iteration, and AIDI's two-point one. "
-            "uni_inv: one model call a step, too, and nearer than ddim. obelm: one call a step and "
+            "uni_inv: one model call more in all, and nearer than ddim. obelm: one call a step and "
             "the photo back exactly, at any cfg, by RIVAL KSampler's sampler chain: for edits. "
             "bdia, and edict (two calls): exact as well, to compare. edit_friendly: exact from "
             "fresh noise, each seed another edit (SD, SDXL). midpoint: two calls, near with "
@@ -113,10 +113,6 @@ def guidance_has_two_sides(cfg: float, negative: Any) -> None:
         raise RivalError(f"cfg is {cfg} and no negative is connected: connect one or set 1")
 
 
-def coupling_fits(solver: str, coupling: float) -> None:
-    check_coupling(solver, coupling)
-
-
 def unused(solver: Solver) -> list[str]:
     """A notice for what was set and the solver does not have."""
     scheme, others = solver.scheme, []
@@ -129,16 +125,16 @@ def unused(solver: Solver) -> list[str]:
     return [f"{other}: it changes nothing with {solver.name}" for other in others]
 
 
-def uniform(conditioning: Any, is_joint: bool) -> Any:
+def uniform(conditioning: Any, is_transformer: bool) -> Any:
     """A prompt whose words all weigh the same, wherever they are read.
 
     Attention to one key is 1, and values are linear in the text: so one token, their mean, does
-    (Uniform Attention Maps, 2411.19652). The pooled encoding stays. RivalError where image and
-    text are in one attention.
+    (Uniform Attention Maps, 2411.19652). The pooled encoding stays. RivalError of a transformer:
+    most have image and text in one attention.
     """
-    if is_joint:
+    if is_transformer:
         raise RivalError(
-            "caption_attention is uniform, and this model reads image and text in one attention: "
-            "set it to words"
+            "caption_attention is uniform, which is for SD and SDXL, and this model is a "
+            "transformer: set it to words"
         )
     return [[tokens.mean(dim=1, keepdim=True), options] for tokens, options in conditioning]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...rival_core.editing.pull import Pull
 from ...rival_core.errors import RivalError
-from ...rival_core.inversion.schedule import Timesteps
+from ...rival_core.inversion.schedule import Timesteps, percent_done
 from ...rival_core.sampling.guidance import Blend, Keep
 from ...rival_core.steering.exemplar import Exemplar, fewer_layers, in_order
 from ...rival_core.steering.step import Step, steering, with_exemplars
@@ -66,7 +66,7 @@ class Run:
 
     def percent(self, sigma: float) -> float:
         """Which fraction of the schedule is done at a sigma."""
-        return 1 - (self.timesteps.t(sigma) - (self.timesteps.slack or 0)) / 1000
+        return percent_done(self.timesteps, sigma)
 
     def at(self, sigma: float) -> Step:
         """The step at this sigma; moving to another frees the last one's tokens."""

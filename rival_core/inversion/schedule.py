@@ -30,6 +30,11 @@ class Timesteps(Protocol):
     def t(self, sigma: float) -> float: ...
 
 
+def percent_done(timesteps: Timesteps, sigma: float) -> float:
+    """Which fraction of the schedule is done at a sigma, so that a gate set there has passed."""
+    return 1 - (timesteps.t(sigma) - (timesteps.slack or 0)) / 1000
+
+
 @dataclass(frozen=True, eq=False)
 class TableTimesteps:
     """A discrete model's own table of sigmas, rising, one for each of its 1000 timesteps."""

@@ -1,4 +1,4 @@
-"""Inversion schemes through the nodes: up, down by the sampler chain, and what does not fit."""
+"""Inversion schemes through the nodes: up, and down by the sampler chain."""
 
 from __future__ import annotations
 
@@ -9,57 +9,10 @@ import spies
 import tiny
 import tiny_dits
 import torch
-from composing import remembered
+from schemes import PHOTO, STEPS, chain_by, flow, invert, missed, model, prompt, reconstruct, sample
 
 pytestmark = pytest.mark.any_host
-STEPS = 6
 EXACT = ["obelm", "bdia", "edict", "edit_friendly"]
-
-
-@remembered
-def model(family: str = "sd15"):
-    return tiny.calm(tiny.build(family, levels=1))
-
-
-@remembered
-def flow():
-    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-
-    return ModelSamplingSD3().patch(model(), 3.0)[0]
-
-
-def prompt(seed: int) -> list:
-    return tiny.conditioning(model(), seed)
-
-
-PHOTO = tiny.latent(2, size=8)
-
-
-def invert(solver: str, of=None, **inputs):
-    """A chain guided by 3, and the way back misses nothing all the same."""
-    widgets = {"steps": STEPS, "solver": solver, "cfg": 3.0, "negative": prompt(7)}
-    return graph.invert(of or model(), PHOTO, prompt(1), **{**widgets, **inputs})[0]
-
-
-@remembered
-def chain_by(solver: str):
-    return invert(solver)
-
-
-def reconstruct(of, chain):
-    from comfyui_rival.nodes import RivalReconstruct
-
-    return RivalReconstruct.execute(of, chain)
-
-
-def sample(chain, of=None, negative=None, **inputs):
-    """By the sampler chain, as the photo was inverted."""
-    widgets = {"sampler_name": "chain", "start": "inverted", "cfg": 3.0, **inputs}
-    return graph.rival_sample(of or model(), chain, prompt(1), negative or prompt(7), **widgets)
-
-
-def missed(samples) -> float:
-    return graph.relative(samples, PHOTO["samples"].expand_as(samples))
 
 
 # --- the way back ---------------------------------------------------------------------------------
@@ -299,75 +252,3 @@ def test_uniform_attention_beside_a_negative_comes_back():
     chain = invert("obelm", caption_attention="uniform")
     assert chain.negative[0][0].shape[1] > 1
     assert missed(reconstruct(model(), chain).args[0]["samples"]) < 1e-4
-
-
-# --- what does not fit ----------------------------------------------------------------------------
-
-
-def told(solver: str, **inputs) -> list[str]:
-    """The notices on RIVAL Invert."""
-    from comfyui_rival.nodes import RivalInvert
-
-    widgets = {"steps": 5, "schedule": "rival", "solver": solver, "iterations": 1,
-               "tolerance": 1.0, "cfg": 1.0, "anderson_window": 1, "anderson_mixing": 1.0}
-    output = RivalInvert.execute(model(), PHOTO, prompt(1), **{**widgets, **inputs})
-    return output.ui.as_dict()["notices"]
-
-
-def test_what_a_solver_does_not_have_is_said():
-    (notice,) = told("obelm", coupling=0.95)
-    assert "only bdia, edict, rf_inversion have" in notice and "with obelm" in notice
-    (notice,) = told("ddim", seed=3)
-    assert "seed is 3, which only edit_friendly, rf_inversion use" in notice
-    assert not told("bdia", coupling=0.95) and not told("edit_friendly", seed=3)
-
-
-def test_what_the_model_decides_is_refused():
-    with pytest.raises(ValueError, match=r"^RIVAL Invert: the solver rf_inversion is for flow"):
-        invert("rf_inversion")
-    with pytest.raises(ValueError, match=r"^RIVAL Invert: .*edit_friendly is not for flow models"):
-        invert("edit_friendly", flow())
-
-
-def test_a_transformer_has_no_uniform_attention():
-    dit = tiny.build("flux")
-    with spies.model_rows(dit) as calls, pytest.raises(
-            ValueError, match=r"^RIVAL Invert: caption_attention is uniform, .*set it to words"):
-        graph.invert(dit, tiny.latent(2, size=8, channels=16), tiny.conditioning(dit, 1),
-                     caption_attention="uniform")
-    assert not calls
-
-
-def test_what_the_sampler_chain_refuses():
-    masked = {**PHOTO, "noise_mask": torch.ones(1, 8, 8)}
-    with pytest.raises(ValueError, match=r"^RIVAL KSampler: eta is 0.5 and sampler_name chain"):
-        sample(chain_by("obelm"), eta=0.5)
-    with pytest.raises(ValueError, match=r"^RIVAL KSampler: .*chain and the latent has a mask"):
-        sample(chain_by("obelm"), latent=masked)
-    for changed in ({"start": "shuffle"}, {"denoise": 0.5, "latent": tiny.latent(9, size=8)}):
-        with pytest.raises(ValueError, match=r"^RIVAL KSampler: .*edit_friendly belong.*inverted"):
-            sample(chain_by("edit_friendly"), **changed)
-
-
-def test_another_sampler_on_an_exact_chain_is_remarked_on(caplog):
-    for solver, inputs, said in (
-        ("obelm", {"sampler_name": "euler"}, True), ("obelm", {}, False),
-        ("obelm", {"sampler_name": "euler", "start": "shuffle"}, False),
-        ("ddim", {"sampler_name": "euler"}, False),
-    ):  # fmt: skip
-        caplog.clear()
-        sample(chain_by(solver), **inputs)
-        assert ("choose the sampler chain" in caplog.text) == said, (solver, inputs)
-        assert ("no RIVAL Patch Model" in caplog.text) == bool(inputs), (solver, inputs)
-
-
-def test_a_patch_between_independent_latents_is_remarked_on(caplog):
-    chain = chain_by("edit_friendly")
-    patched = graph.patch(model(), chain)
-    sample(chain, patched)
-    assert "independent" not in caplog.text
-    sample(chain, patched, sampler_name="dpm_2")
-    assert caplog.text.count("independent of each other") == 1
-    caplog.clear()
-    sample(chain_by("obelm"), graph.patch(model(), chain_by("obelm")), sampler_name="dpm_2")
-    assert "independent" not in caplog.text

@@ -78,6 +78,10 @@ def flow_sigmas(steps: int, shift: float = 1.0) -> torch.Tensor:
     return shift * times / (1 + (shift - 1) * times)
 
 
+def relative(a, b) -> float:
+    return float((a - b).norm() / b.norm())
+
+
 def slope(model, x, sigma: float):
     """In float64, also at a flow's time 0."""
     sigma = max(sigma, 1e-8)
