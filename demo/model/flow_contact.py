@@ -13,6 +13,7 @@ import torch
 from clip import TextEncoder
 from flow import SHIFT, flow_loss, sample
 from flow_data import embed
+from hints import network_weights
 from latents import ROOM
 from render import render
 from scenes import SIZE, caption, make_scene
@@ -79,7 +80,7 @@ def main() -> None:
         network = flow_file.network_of(flow_file.read())
     else:
         network = flow_file.fresh()
-        network.load_state_dict(read_average(folder / "flow.pt", options.last))
+        network.load_state_dict(network_weights(read_average(folder / "flow.pt", options.last)))
     autoencoder, encoder = flow_file.read_autoencoder(folder), TextEncoder()
     image, texts = sheet(network.eval(), autoencoder, options, encoder)
     pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()

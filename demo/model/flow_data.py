@@ -13,7 +13,7 @@ import torch
 from clip import TextEncoder
 from latents import EMPTY_SHARE, ROOM
 from render import render
-from scenes import SIZE, caption, make_scene
+from scenes import SIZE, Scene, caption, make_scene
 from split import trained_attributes
 from torch import Tensor
 from wide_autoencoder import WideAutoencoder
@@ -82,6 +82,7 @@ class LatentStore:
         fits = [a.count * ROOM <= size**2 for a in captions.attributes]
         self.fitting = torch.tensor(fits).nonzero().flatten()
         self.rounds: dict[int, tuple[Tensor, Tensor]] = {}
+        self.scenes: list[Scene] = []  # of the last batch
         kept = [int(path.stem) for path in self.folder.glob("*.pt")]
         self.oldest = min(kept, default=None)  # none is made of what another size has seen
 
@@ -94,7 +95,10 @@ class LatentStore:
         window = min(WINDOW, newest - self.oldest + 1)
         picks = newest - torch.randint(window, (groups,), generator=generator)
         places = torch.randint(SCENES_PER_ROUND // GROUP, (groups,), generator=generator)
-        chosen = [self._group(*pick) for pick in zip(picks.tolist(), places.tolist())]
+        picks = [*zip(picks.tolist(), places.tolist())]
+        chosen = [self._group(*pick) for pick in picks]
+        self.scenes = [self._scene(number, place * GROUP + i, row.item() - 1)
+                       for (number, place), (_, row) in zip(picks, chosen) for i in range(GROUP)]
         named = torch.rand(groups, generator=generator) >= EMPTY_SHARE
         rows = torch.stack([row for _, row in chosen]) * named
         latents = torch.cat([latents for latents, _ in chosen]).float()
@@ -106,6 +110,10 @@ class LatentStore:
             self.rounds[number] = self.round(number)
         latents, rows = self.rounds[number]
         return latents[place * GROUP:(place + 1) * GROUP], rows[place]
+
+    def _scene(self, number: int, place: int, row: int) -> Scene:
+        return make_scene(number * SCENES_PER_ROUND + place, self.captions.attributes[row],
+                          self.size)
 
     def round(self, number: int) -> tuple[Tensor, Tensor]:
         """Its latents in half precision and the row of each group's caption, from its file."""
@@ -121,10 +129,9 @@ class LatentStore:
         generator = torch.Generator().manual_seed(number)
         groups = SCENES_PER_ROUND // GROUP
         rows = self.fitting[torch.randint(len(self.fitting), (groups,), generator=generator)]
-        of_scene = rows.repeat_interleave(GROUP).tolist()
-        first, latents = number * SCENES_PER_ROUND, []
+        of_scene, latents = rows.repeat_interleave(GROUP).tolist(), []
         for start in range(0, SCENES_PER_ROUND, ENCODE_BATCH):
-            scenes = [make_scene(first + i, self.captions.attributes[of_scene[i]], self.size)
+            scenes = [self._scene(number, i, of_scene[i])
                       for i in range(start, start + ENCODE_BATCH)]
             images = render(scenes).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):

@@ -68,6 +68,7 @@ def train_autoencoder(training: Training, options: argparse.Namespace, deadline:
 def flow_training(folder: Path, device: torch.device, rate: float, captions,
                   **sizes) -> Training:
     """From the shipped network, or where there is none from a fresh one."""
+    from hints import Learner
     from wan import notice_captions
 
     torch.manual_seed(0)
@@ -77,7 +78,7 @@ def flow_training(folder: Path, device: torch.device, rate: float, captions,
     else:
         network = flow_file.fresh(**sizes)
         notice_captions(network, captions.embedded[1:400])
-    return Training("flow", network, folder, rate, warmup=100, device=device,
+    return Training("flow", Learner(network), folder, rate, warmup=100, device=device,
                     make_optimizer=MuonBesideAdam)
 
 
@@ -106,24 +107,22 @@ def make_latents(captions, options: argparse.Namespace, deadline: Deadline) -> N
 def train_flow(training: Training, captions, options: argparse.Namespace,
                deadline: Deadline) -> None:
     """Up to the deadline."""
-    from flow import flow_loss
+    from hints import hints
 
-    store = latent_store(captions, options)
+    store, learner = latent_store(captions, options), training.model
     if options.compile:
-        for block in training.model.blocks:
+        for block in learner.network.blocks:
             block.compile(dynamic=False)
 
     def loss() -> torch.Tensor:
         latents, text, generator = store.at(training.samples, options.batch)
-        parts = (part.to(training.device) for part in (latents, text))
-        return flow_loss(training.model, *parts, generator)
+        parts = (part.to(training.device) for part in (latents, text, hints(store.scenes)))
+        return learner.loss(*parts, generator)
 
     run(training, loss, options.batch, options.samples, deadline)
-    if options.slowing:  # the last weights are better than their average then
-        tensors = flow_file.host_tensors(training.model)
-    else:
-        tensors = flow_file.host_tensors(training.averaged())
-    flow_file.write(options.folder, tensors)
+    # The last weights are better than their average when the rate has fallen to zero.
+    trained = learner if options.slowing else training.averaged()
+    flow_file.write(options.folder, flow_file.host_tensors(trained.network))
 
 
 def main() -> None:

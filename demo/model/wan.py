@@ -108,17 +108,24 @@ class Wan(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-        """x: [n, 16, h, w]; sigma: [n] in 0..1; text: [m, tokens, 768], m divides n, in order."""
+    def forward(self, x: Tensor, sigma: Tensor, text: Tensor, reader: nn.Module | None = None
+                ) -> Tensor | tuple[Tensor, Tensor]:
+        """x: [n, 16, h, w]; sigma: [n] in 0..1; text: [m, tokens, 768], m divides n, in order.
+
+        reader: given the hidden state half way, [n, h/2 * w/2, width]; what it says comes, too.
+        """
         rows, columns = (length // PATCH for length in x.shape[2:])
         turns = places(rows, columns, x.device)
         hidden = self.patch_embedding(patches(x)).float()
         e = self.time_embedding(waves(1000 * sigma)).float()
         each = self.time_projection(e).float().unflatten(1, (6, self.width))
         text = self.text_embedding(text)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, start=1):
             hidden = block(hidden, each, turns, text)
-        return pictures(self.head(hidden, e).float(), rows, columns)
+            if number == (len(self.blocks) + 1) // 2:
+                middle = hidden
+        velocity = pictures(self.head(hidden, e).float(), rows, columns)
+        return velocity if reader is None else (velocity, reader(middle))
 
 
 def patches(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo" / "model"))
 
 import flow_data
 import flow_file
+import hints
 import images
+import scenes
 import train_flow
 import wide_images
 from safetensors.torch import save_file
@@ -71,7 +74,7 @@ def test_the_network_goes_on_bit_for_bit(tmp_path):
     train_network(tmp_path / "cut", 3 * BATCH)
     assert_same(whole, train_network(tmp_path / "cut", 6 * BATCH))
     written = flow_file.network_of(flow_file.read_parts(tmp_path / "cut"))
-    average = whole["average"]["head.head.weight"]
+    average = hints.network_weights(whole["average"])["head.head.weight"]
     assert torch.equal(written.head.head.weight, average.half().float())
 
 
@@ -99,3 +102,23 @@ def test_latents_come_in_groups_of_one_caption_and_are_kept(tmp_path):
     again, _, _ = flow_data.LatentStore(captions, WideAutoencoder(), tmp_path, size=64).at(0, BATCH)
     assert latents.isfinite().all() and again.shape == latents.shape
     assert len(list(store.folder.glob("*.pt"))) == 1
+
+
+def test_hints_say_how_a_scene_was_drawn():
+    """Moved by a token, what is said of shapes moves by one; of the whole, nothing changes."""
+    scene = scenes.make_scene(3, scenes.Attributes(1, "red", "star", "blue", "striped"))
+    shape = replace(scene.layout[0], x=56.0, y=56.0)
+    here, there = (replace(scene, layout=(replace(shape, x=shape.x + 16 * i),)) for i in range(2))
+    one, other = hints.hints([here, there]).unflatten(1, (8, 8))
+    assert one.shape == (8, 8, hints.HINTS)
+    torch.testing.assert_close(one[:, :-1, :5], other[:, 1:, :5])
+    assert torch.equal(one[..., 5:], other[..., 5:])  # texture, words and shades stay
+    fade, dx, dy = one[3, 3, :3]
+    assert fade == 2 and dx == dy == 0 and one[3, 2, 1] > 0 > one[3, 4, 1]
+
+
+def test_a_striped_background_has_one_phase_and_a_plain_one_none():
+    for texture, phases in (("plain", 0), ("striped", 1), ("checked", 2)):
+        scene = scenes.make_scene(3, scenes.Attributes(1, "red", "star", "blue", texture))
+        said = hints.hints([scene])[0, :, 5:9].unflatten(1, (2, 2)).norm(dim=2)
+        assert said.sum(dim=1).allclose(torch.tensor(float(phases)))
