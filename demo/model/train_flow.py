@@ -79,7 +79,7 @@ def flow_training(folder: Path, device: torch.device, rate: float, captions,
         network = flow_file.fresh(**sizes)
         notice_captions(network, captions.embedded[1:400])
     return Training("flow", Learner(network), folder, rate, warmup=100, device=device,
-                    make_optimizer=MuonBesideAdam)
+                    decay=0.999, make_optimizer=MuonBesideAdam)
 
 
 def latent_store(captions, options: argparse.Namespace):
