@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .chain_files import RivalLoadChain, RivalSaveChain
 from .chain_report import RivalChainReport
+from .choose import RivalChoose
 from .edit import RivalEdit
 from .guidance import RivalBlendedGuidance
 from .invert import RivalInvert
@@ -28,6 +29,7 @@ NODES = [
     RivalLoadChain,
     RivalPull,
     RivalEdit,
+    RivalChoose,
 ]
 
 

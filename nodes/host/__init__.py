@@ -57,6 +57,7 @@ from .models import (
     timesteps_of,
     to_model_space,
 )
+from .outputs import none_of
 from .previews import decoded, from_pillow, picture_of, to_pillow
 from .prompts import glyph_width, llama_layers, may_lack_pooled, pooled_width, text_width
 from .riding import (
@@ -146,6 +147,7 @@ __all__ = [
     "may_stop_early",
     "model_card",
     "model_inputs",
+    "none_of",
     "others_acting",
     "out_of_memory",
     "partial_noise_sampler",

@@ -14,8 +14,8 @@ REPO = Path(__file__).resolve().parents[2]
 # From the ground up: a module imports from its own floor's room and from floors below it.
 FLOORS = {
     "rival_core": [
-        {"errors"}, {"values"}, {"inversion"}, {"chain"}, {"steering"}, {"sampling"}, {"editing"},
-        {"diffusers"},
+        {"errors"}, {"values"}, {"inversion"}, {"chain"}, {"steering"}, {"sampling"},
+        {"editing", "choosing"}, {"diffusers"},
     ],
     "nodes": [
         {"host"}, {"schema"}, {"steering", "pictures"},
