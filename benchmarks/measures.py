@@ -1,6 +1,7 @@
 """How near a variation is to its exemplar, and how far variations are from each other.
 
-Colours are compared in Oklab times 100, where a distance of 2 is just visible. Everything here is
+Colours are compared in Oklab times 100, where a distance of 2 is just visible: see
+rival_core/choosing/measures.py, which has the palettes' distance, too. Everything here is
 arithmetic on pixels; what takes a network to see is in `judge.py`.
 """
 
@@ -9,42 +10,16 @@ from __future__ import annotations
 import math
 from itertools import combinations
 
+import in_process
 import torch
 from torch import Tensor, nn
 
-DIRECTIONS = 32  # along which colour distributions are compared
+if in_process.PACK not in in_process.sys.modules:
+    in_process.register_pack()
+from comfyui_rival.rival_core.choosing.measures import oklab
+
 LAGS = 32  # pixels, each way, over which a texture is compared with itself
 OVERLAP = 0.05  # of all pixels that a lag must be known from
-
-
-# --- colour ---------------------------------------------------------------------------------------
-
-
-def oklab(images: Tensor) -> Tensor:
-    """sRGB in 0..1, [n, 3, ...], to Oklab times 100 (Ottosson 2020)."""
-    images = images.clamp(0, 1)
-    linear = torch.where(images <= 0.04045, images / 12.92, ((images + 0.055) / 1.055) ** 2.4)
-    to_cones = torch.tensor([[0.4122214708, 0.5363325363, 0.0514459929],
-                             [0.2119034982, 0.6806995451, 0.1073969566],
-                             [0.0883024619, 0.2817188376, 0.6299787005]])
-    to_lab = torch.tensor([[0.2104542553, 0.7936177850, -0.0040720468],
-                           [1.9779984951, -2.4285922050, 0.4505937099],
-                           [0.0259040371, 0.7827717662, -0.8086757660]])
-    cones = torch.einsum("ij,nj...->ni...", to_cones, linear)
-    return 100 * torch.einsum("ij,nj...->ni...", to_lab, cones.clamp(min=0) ** (1 / 3))
-
-
-def palette_distance(images: Tensor, exemplar: Tensor) -> Tensor:
-    """How far the colours of images [n, 3, h, w] are from an exemplar's [3, h, w], [n].
-
-    The sliced Wasserstein distance of the pixels' colours, wherever they are; scaled so that
-    pictures whose colours differ by one shift are as far apart as the shift is long.
-    """
-    generator = torch.Generator().manual_seed(0)
-    axes = nn.functional.normalize(torch.randn(DIRECTIONS, 3, generator=generator), dim=1)
-    first, second = (torch.einsum("dc,ncp->ndp", axes, oklab(x).flatten(2)).sort(2)[0]
-                     for x in (images, exemplar[None]))
-    return 2 * (first - second).abs().mean((1, 2))
 
 
 # --- what is shape and what is background ---------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import measures
 import torch
+from comfyui_rival.rival_core.choosing.measures import palette_distance
 from judge import Judge, agreement
 from render import coverage
 from torch import Tensor
@@ -44,7 +45,7 @@ def measure_scene(judge: Judge, scene, exemplar: Tensor, images: Tensor) -> dict
     masks, mask = foreground(scene, images), foreground(scene, exemplar[None])[0]
     named = agreement(judge, images, [scene.attributes] * len(images))
     found = {
-        "palette": measures.palette_distance(images, exemplar),
+        "palette": palette_distance(images, exemplar),
         "pattern": measures.texture_distance(images, masks, exemplar, mask),
         "moved": measures.layout_distance(masks, mask),
         "copied": measures.likeness(images, exemplar),

@@ -38,7 +38,7 @@ def rankable(chosen, rank_by, photo, mask) -> None:
 
 @checked(readable, rankable)
 class RivalChoose(io.ComfyNode):
-    """The outer loop of AIDI (2309.04907, section 4): sample several, keep the best."""
+    """AIDI's (2309.04907) outer loop: sample several, keep the best."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -188,7 +188,7 @@ def of_latents(latents: dict, index: Tensor) -> dict:
 
 def caption(found: dict[str, Score], i: int) -> list[str]:
     """What was measured of an image, a line for each score that could be."""
-    return [f"{name} {score.values[i]:.1f}" for name, score in found.items()
+    return [f"{name} {score.values[i]:.2f}" for name, score in found.items()
             if score.values is not None]
 
 

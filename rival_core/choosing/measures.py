@@ -1,20 +1,20 @@
 """How far pictures are from each other in colours and in texture, wherever in them these are.
 
-Colours are compared in Oklab times 100, where a distance of 2 is just visible. Arithmetic on
-pixels, no model calls.
+Colours are in Oklab times 100, where a distance of 2 is just visible. Both distances are sliced
+Wasserstein distances: between the pictures' pixels, and between the small patches of their details
+at several scales (Karras et al., 1710.10196, section 5). Arithmetic on pixels, no model calls.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, unfold
 
-DIRECTIONS = 32  # along which colour distributions are compared
-LAGS = 32  # pixels, each way, over which a texture is compared with itself
-OVERLAP = 0.05  # of all pixels that a lag must be known from
-
-
-# --- colour ---------------------------------------------------------------------------------------
+DIRECTIONS = 32  # along which distributions are compared
+SCALES = 4  # of details: at full size, and at a half of that, and so on
+PATCH = 3  # pixels to a side
+PATCHES = 64**2  # that are looked at, at each scale, of all that there are
 
 
 def oklab(images: Tensor) -> Tensor:
@@ -32,76 +32,52 @@ def oklab(images: Tensor) -> Tensor:
 
 
 def palette(images: Tensor) -> Tensor:
-    """The colours of pictures [n, 3, h, w] without their places: [n, DIRECTIONS, h * w], sorted.
+    """The colours of pictures [n, 3, h, w] without their places, as `quantiles` [n, d, h * w]."""
+    return quantiles(oklab(images).flatten(2), seed=0)
 
-    Along each direction these are quantiles, so that a mean over pictures is a palette again: the
-    one that all of them are nearest to.
+
+def textures(images: Tensor) -> list[Tensor]:
+    """The details of pictures [n, 3, h, w] without their places: `quantiles` at each scale.
+
+    A detail is what a pixel has and its surroundings, twice as coarse, have not. Scales at which a
+    picture is smaller than a patch are left out.
     """
-    generator = torch.Generator().manual_seed(0)
-    axes = nn.functional.normalize(torch.randn(DIRECTIONS, 3, generator=generator), dim=1)
-    return torch.einsum("dc,ncp->ndp", axes, oklab(images).flatten(2)).sort(2)[0]
+    colors, found = oklab(images), []
+    for scale in range(SCALES):
+        if min(colors.shape[2:]) < 2 * PATCH:
+            break
+        coarse = avg_pool2d(colors, 2)
+        surroundings = interpolate(coarse, colors.shape[2:], mode="bilinear")
+        patches = unfold(colors - surroundings, PATCH)
+        generator = torch.Generator().manual_seed(scale)
+        places = torch.randperm(patches.shape[2], generator=generator)[:PATCHES]
+        found.append(quantiles(patches[:, :, places], seed=scale))
+        colors = coarse
+    return found
 
 
-def palettes_apart(first: Tensor, second: Tensor) -> Tensor:
-    """The sliced Wasserstein distance of palettes [n or 1, DIRECTIONS, p], [n].
+def quantiles(values: Tensor, seed: int) -> Tensor:
+    """Points [n, c, p] without their order: along each of d random directions sorted, [n, d, p].
 
-    Scaled so that pictures whose colours differ by one shift are as far apart as the shift is long.
+    A mean of several is the distribution that is nearest to all of them.
     """
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.randn(DIRECTIONS, values.shape[1], generator=generator)
+    axes = nn.functional.normalize(axes, dim=1)
+    return torch.einsum("dc,ncp->ndp", axes, values).sort(2)[0]
+
+
+def apart(first: Tensor, second: Tensor) -> Tensor:
+    """How far quantiles [n or 1, d, p] and [n or 1, d, q] are from each other, [n].
+
+    Scaled so that pictures whose colours differ by one shift are as far apart as the shift is
+    long; and so are, to a tenth, patches each of whose pixels differ by one.
+    """
+    if first.shape[2] != second.shape[2]:
+        second = interpolate(second, first.shape[2], mode="linear")
     return 2 * (first - second).abs().mean((1, 2))
 
 
 def palette_distance(images: Tensor, exemplar: Tensor) -> Tensor:
     """How far the colours of images [n, 3, h, w] are from an exemplar's [3, h, w], [n]."""
-    return palettes_apart(palette(images), palette(exemplar[None]))
-
-
-# --- texture --------------------------------------------------------------------------------------
-
-
-def texture_distance(images: Tensor, masks: Tensor, exemplar: Tensor, mask: Tensor) -> Tensor:
-    """How unlike the backgrounds of images [n, 3, h, w] and an exemplar [3, h, w] repeat, [n].
-
-    masks, mask: what is foreground. Compares period, angle and contrast, in units of colour, and
-    is blind to where a texture begins: a background's autocovariance over every lag, that is, its
-    power spectrum, but known from the pixels that show background alone.
-    """
-    return textures_apart(autocovariance(images, ~masks),
-                          autocovariance(exemplar[None], ~mask[None]))
-
-
-def textures_apart(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """How far textures are from each other, [n], over the lags that both know: in units of colour.
-
-    Each as `autocovariance` gives it, of n pictures or of one.
-    """
-    (ours, known), (theirs, also) = first, second
-    use = (known & also).float()
-    difference = ((ours - theirs).abs() * use).sum((1, 2)) / use.sum((1, 2)).clamp(min=1)
-    return difference.sqrt()
-
-
-def autocovariance(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Of colours over lags up to LAGS each way, [n, k, k], and which lags are known.
-
-    known: [n, h, w] bool, the pixels to look at. Means are those of each lag's own pairs, or where
-    a texture begins would show in them.
-    """
-    weight = known[:, None].float()
-    pixels = oklab(images)
-    total = weight.sum((2, 3), keepdim=True).clamp(min=1)
-    pixels = (pixels - (pixels * weight).sum((2, 3), keepdim=True) / total) * weight
-    room = [side + LAGS for side in images.shape[2:]]
-    colors, weights = torch.fft.rfft2(pixels, s=room), torch.fft.rfft2(weight, s=room)
-    pairs = _correlation(weights, weights, room).round()
-    fewest = pairs.clamp(min=1)
-    products = _correlation(colors, colors, room) / fewest
-    means = (_correlation(colors, weights, room) / fewest,
-             _correlation(weights, colors, room) / fewest)
-    enough = pairs[:, 0] > OVERLAP * known[0].numel()
-    return torch.where(enough, (products - means[0] * means[1]).sum(1), 0.0), enough
-
-
-def _correlation(first: Tensor, second: Tensor, room: list[int]) -> Tensor:
-    """Sums of products of two spectra's pictures over lags of -LAGS..LAGS each way."""
-    sums = torch.fft.irfft2(first * second.conj(), s=room).roll((LAGS, LAGS), (2, 3))
-    return sums[:, :, :2 * LAGS + 1, :2 * LAGS + 1]
+    return apart(palette(images), palette(exemplar[None]))

@@ -11,13 +11,13 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from ..errors import RivalError
 from ..steering.masks import resize_mask
-from .measures import autocovariance, oklab, palette, palettes_apart, textures_apart
+from .measures import apart, oklab, palette, textures
 
 PALETTE, TEXTURE, OUTSIDE = "palette", "texture", "outside mask"
 SCORES = (PALETTE, TEXTURE, OUTSIDE)
-AREA = 256**2  # pixels that pictures are measured at, if they have as many: LAGS are of these
-THINNED = 2  # palettes take every second row and column: colours are the same, sorting is faster
-ASPECTS = 0.05  # between which a photo and a picture show the same frame: VAEs cut off an edge
+AREA = 256**2  # pixels that pictures are measured at, if they have as many
+PALETTE_AREA = 128**2  # and of palettes: sorting costs the most
+ASPECTS = 0.05  # by which photo and picture may differ and show the same frame: VAEs cut an edge
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ def measure(
     area = min(AREA, *(x.shape[2] * x.shape[3] for x in given))
     ours = shrunk(images, area)
     theirs = ours if photos is None else shrunk(photos, area)
+    colors = [shrunk(x, min(area, PALETTE_AREA)) for x in (ours, theirs)]
     return {
-        PALETTE: Score(palettes_to_mean(ours, theirs)),
-        TEXTURE: Score(textures_to_mean(ours, theirs)),
+        PALETTE: Score(to_mean(*(torch.cat([*map(palette, x.split(1))]) for x in colors))),
+        TEXTURE: texture(ours, theirs),
         OUTSIDE: outside(ours, photos, mask),
     }
 
@@ -71,24 +72,18 @@ def sized(image: Tensor, size: tuple[int, int]) -> Tensor:
     return adaptive_avg_pool2d(image, size).cpu()
 
 
-def palettes_to_mean(ours: Tensor, theirs: Tensor) -> Tensor:
-    """[n]: how far the palette of each of ours is from the mean of theirs."""
-    first = torch.cat([palette(image[None, :, ::THINNED, ::THINNED]) for image in ours])
-    second = torch.cat([palette(image[None, :, ::THINNED, ::THINNED]) for image in theirs])
-    mean = interpolate(second.mean(0, keepdim=True), first.shape[2], mode="linear")
-    return palettes_apart(first, mean)
+def texture(ours: Tensor, theirs: Tensor) -> Score:
+    """The distance of details, the mean of those at every scale."""
+    first, second = (zip(*map(textures, x.split(1))) for x in (ours, theirs))
+    scales = [to_mean(torch.cat(x), torch.cat(y)) for x, y in zip(first, second)]
+    if not scales:
+        return Score(missing="a picture of so few pixels has no texture: give larger ones")
+    return Score(torch.stack(scales).mean(0))
 
 
-def textures_to_mean(ours: Tensor, theirs: Tensor) -> Tensor:
-    """[n]: how far the texture of each of ours is from the mean of theirs, over whole pictures."""
-    (first, known), (second, also) = (textures(images) for images in (ours, theirs))
-    return textures_apart((first, known), (second.mean(0, keepdim=True), also[:1]))
-
-
-def textures(images: Tensor) -> tuple[Tensor, Tensor]:
-    everywhere = torch.ones(1, *images.shape[2:], dtype=torch.bool)
-    found = [autocovariance(image[None], everywhere) for image in images]
-    return tuple(torch.cat(parts) for parts in zip(*found))
+def to_mean(first: Tensor, second: Tensor) -> Tensor:
+    """How far quantiles [n, d, p] are from the mean of others [m, d, q], [n]."""
+    return apart(first, second.mean(0, keepdim=True))
 
 
 def outside(ours: Tensor, photos: Tensor | None, mask: Tensor | None) -> Score:
