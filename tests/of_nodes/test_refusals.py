@@ -14,6 +14,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 # Where refusals are raised that widgets, and what is connected, decide: a case below shows each.
 QUEUED = {
+    "nodes/choose.py rankable",
     "nodes/guidance.py something_to_guide",
     "nodes/guidance.py words_can_be_found",
     "nodes/guidance.py photo_is_there",
@@ -22,6 +23,8 @@ QUEUED = {
     "nodes/solver.py guidance_has_two_sides",
     "nodes/reconstruct.py picture_is_decoded",
     "nodes/sample.py eta_has_its_sampler",
+    "rival_core/choosing/choice.py parse",
+    "rival_core/choosing/choice.py term",
     "rival_core/inversion/schemes.py check_coupling",
     "rival_core/sampling/partial_noise.py check_eta",
     "rival_core/values.py choice",
@@ -33,6 +36,7 @@ RUN = {
     "nodes/steering/run.py": "how another sampler calls the model",
     "nodes/checks.py": "what latents, prompts, masks and models hold",
     "nodes/foreign.py": "what a file holds",
+    "nodes/choose.py": "what links bring",
     "nodes/edit.py check": "what the model is",
     "nodes/edit.py editable": "what the mask holds",
     "nodes/guidance.py check": "what the mask holds",
@@ -64,6 +68,8 @@ RUN = {
     "rival_core/chain/features.py choose_place": "the memory there is",
     "rival_core/editing/pull.py": "the latent's size",
     "rival_core/sampling/guidance.py": "the latent's size and the model's layers",
+    "rival_core/choosing/choice.py picks": "how many images there are",
+    "rival_core/choosing/scores.py": "what photo and mask hold",
     "rival_core/inversion/walks.py check_finite": "what the model predicts",
     "rival_core/inversion/schemes.py check_family": "the model's sampling",
     "rival_core/inversion/fixed_point.py __post_init__": "below the widget's range",
@@ -108,6 +114,12 @@ CASES = [
     ("RivalPull", {"latent": LINK, "fade": "sine"}, "fade is 'sine': choose one of none"),
     ("RivalEdit", {"change": 0.0}, "change is 0.0: give 0.01 to 1"),
     ("RivalEdit", {"path": "curved"}, "path is 'curved': choose one of smooth, direct"),
+    ("RivalChoose", {"chosen": ""}, "chosen is empty"),
+    ("RivalChoose", {"chosen": "the left one"}, "chosen is 'the left one': give numbers"),
+    ("RivalChoose", {"chosen": "0"}, "numbered from 1"),
+    ("RivalChoose", {"rank_by": "colour"}, "rank_by is 'colour': choose one of palette, texture"),
+    ("RivalChoose", {"rank_by": "outside mask"}, "photo is not connected"),
+    ("RivalChoose", {"rank_by": "outside mask", "photo": LINK}, "mask is not connected"),
 ]
 
 

@@ -3,7 +3,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { addElement, addStyle, follow, widgetOf } from "./widgets.js";
+import { addElement, addStyle, follow, keptOf, widgetOf } from "./widgets.js";
 
 const WIDGET = "last_run";
 const MARGIN = 6; // around the element, in the classic renderer
@@ -16,10 +16,6 @@ const nodeOf = (id) =>
   String(id).split(":").reduce((node, part) => node?.subgraph?.getNodeById(part), {
     subgraph: app.graph,
   });
-
-/** What the frontend keeps of the node's last run, until another workflow is opened. */
-const keptOf = (node) =>
-  app.nodeOutputs?.[node.graph === app.graph ? node.id : `${node.graph?.id}:${node.id}`];
 
 /** How high a text is at a node's width, whether or not it is on the page. */
 const heightOf = (() => {
@@ -65,7 +61,7 @@ function show(node, { text = [], notices = [] } = {}) {
 
 /** What an earlier run said no longer holds. */
 function clear(node) {
-  const kept = keptOf(node);
+  const kept = keptOf(app, node);
   if (kept) Object.assign(kept, { text: [], notices: [] });
   show(node);
 }
@@ -97,6 +93,6 @@ app.registerExtension({
     if (!isOurs(node)) return;
     follow(node, "onExecutionStart", () => node.mode && clear(node)); // bypassed: it will not run
     // An undo, or another workflow's tab, makes the nodes anew, then gives back what is kept.
-    follow(node, "onConfigure", () => setTimeout(() => node.graph && show(node, keptOf(node))));
+    follow(node, "onConfigure", () => setTimeout(() => node.graph && show(node, keptOf(app, node))));
   },
 });

@@ -2,14 +2,13 @@
 
 import { app } from "../../../scripts/app.js";
 import { GATES, Timeline } from "./timeline.js";
-import { addElement, addStyle, follow, setValue, widgetOf } from "./widgets.js";
+import {
+  addElement, addStyle, follow, isLinked, setValue, takeOver, widgetOf,
+} from "./widgets.js";
 
 const NODE = "RivalPatchModel";
 const HEIGHT = 66;
 const MARGIN = 6; // around the element, in the classic renderer
-
-const isLinked = (node, name) =>
-  (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
 
 const stateOf = (node, { timesteps, slack }) => ({
   gates: Object.fromEntries(GATES.map((gate) => [gate, widgetOf(node, gate).value])),
@@ -18,13 +17,6 @@ const stateOf = (node, { timesteps, slack }) => ({
   timesteps,
   slack,
 });
-
-/** After an undo, Nodes 2.0 keeps the element of the node's predecessor on the page. */
-function takeOver(node, element) {
-  if (node.graph !== app.canvas?.graph) return;
-  const shown = document.querySelector(`[data-node-id="${node.id}"] .rival-timeline`);
-  if (shown && shown !== element) shown.replaceWith(element);
-}
 
 function addTimeline(node) {
   let chain = { timesteps: [], slack: null };
@@ -36,7 +28,7 @@ function addTimeline(node) {
   addElement(node, "timeline", timeline.element, MARGIN, () => HEIGHT + 2 * MARGIN);
   for (const name of [...GATES, "strength"]) follow(widgetOf(node, name), "callback", show);
   follow(node, "onConfigure", () => {
-    takeOver(node, timeline.element);
+    takeOver(app, node, timeline.element);
     show();
   });
   follow(node, "onConnectionsChange", show);

@@ -9,6 +9,21 @@ export function setValue(app, node, name, value) {
   widget.callback?.(value, app.canvas, node);
 }
 
+/** Whether a wire sets the widget. */
+export const isLinked = (node, name) =>
+  (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
+
+/** What the frontend keeps of the node's last run, until another workflow is opened. */
+export const keptOf = (app, node) =>
+  app.nodeOutputs?.[node.graph === app.graph ? node.id : `${node.graph?.id}:${node.id}`];
+
+/** After an undo, Nodes 2.0 keeps the element of the node's predecessor on the page. */
+export function takeOver(app, node, element) {
+  if (node.graph !== app.canvas?.graph) return;
+  const shown = document.querySelector(`[data-node-id="${node.id}"] .${element.className}`);
+  if (shown && shown !== element) shown.replaceWith(element);
+}
+
 /** Has `after` called whenever the object's method was. */
 export function follow(object, method, after) {
   const original = object[method];
