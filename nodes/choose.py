@@ -198,9 +198,9 @@ def line(i: int, words: list[str], numbers: list[int]) -> str:
 
 def said(numbers: list[int], count: int, photo: Tensor | None) -> list[str]:
     """What the node says of a run."""
-    listed = ", ".join(map(str, numbers))
+    listed = "all" if numbers == [*range(1, count + 1)] else ", ".join(map(str, numbers))
     return [
-        f"passed on {listed} of {count}" if numbers else
+        f"passed on: {listed} (of {count})" if numbers else
         "nothing is chosen, so what comes after waits",
         "distances from the photo" if photo is not None else
         "no photo is connected, so distances are from what the pictures have in common",

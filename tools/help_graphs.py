@@ -42,6 +42,14 @@ def reported(prompt: dict) -> dict:
     return {**prompt, **nodes({"report": ("RivalChainReport", given)})}
 
 
+def chosen(prompt: dict) -> dict:
+    """RIVAL Choose on what is decoded, beside the photo."""
+    decode = next(i for i, node in prompt.items() if node["class_type"] == "VAEDecode")
+    given = {"images": [decode, 0], "photo": inputs_of(prompt, "VAEEncode")["pixels"],
+             "chosen": "best 2", "rank_by": "palette"}
+    return {**prompt, **nodes({"choose": ("RivalChoose", given)})}
+
+
 def pulled(prompt: dict) -> dict:
     """RIVAL Pull in the place of all else that RIVAL KSampler's model has; `late` is a second."""
     chain = inputs_of(prompt, "RivalKSampler")["chain"]

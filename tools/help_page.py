@@ -20,6 +20,9 @@ TITLE, LABEL, NOTE, LEADING = 32, 27, 25, 1.3  # sizes of text, and the lines' h
 AMPLIFIED = 4  # a difference is drawn this many times as large
 
 
+WHOLE = None  # of a picture: a piece of the size that it has
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run of the graph.
@@ -50,7 +53,8 @@ class HelpPicture:
     """A template on one photo with one seed.
 
     rewire: changes the graph, in API format. reference: what differences are from. pieces: boxes
-    (left, top, right, bottom) of a wide result, to stand below each other in place of it.
+    (left, top, right, bottom) of the last row's wide result, to stand below each other in place of
+    it; WHOLE is all of it.
     """
 
     template: str
@@ -59,7 +63,7 @@ class HelpPicture:
     changes: Mapping[tuple[str, str], object] = field(default_factory=dict)
     rewire: Callable[[dict], dict] | None = None
     reference: Cell | None = None
-    pieces: Sequence[tuple[int, int, int, int]] = ()
+    pieces: Sequence[tuple[int, int, int, int] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -76,19 +80,21 @@ def amplified(image: Image.Image, reference: Image.Image) -> Image.Image:
     return difference.point(lambda level: min(255, AMPLIFIED * level))
 
 
-def page(rows: Sequence[tuple[Row, Sequence[Result]]]) -> Image.Image:
-    """The rows, one below the other."""
-    return stacked([draw_row(row, results) for row, results in rows])
+def page(rows: Sequence[tuple[Row, Sequence[Result]]], pieces: Sequence = ()) -> Image.Image:
+    """The rows, one below the other; of the last one the pieces, if there are any."""
+    drawn = rows[:-1] if pieces else rows
+    last = cut(rows[-1][1][0].image, pieces) if pieces else []
+    return stacked([*(draw_row(row, results) for row, results in drawn), *last])
 
 
-def cut(image: Image.Image, boxes: Sequence[tuple[int, int, int, int]]) -> Image.Image:
-    """The pieces of a wide picture, one below the other, as wide as the page."""
+def cut(image: Image.Image, boxes: Sequence) -> list[Image.Image]:
+    """The pieces of a wide picture, as wide as the page."""
     parts = []
     for box in boxes:
         piece = image.crop(box)
         size = (WIDTH, round(piece.height * WIDTH / piece.width))
         parts.append(piece.resize(size, Image.Resampling.LANCZOS))
-    return stacked(parts)
+    return parts
 
 
 def stacked(parts: Sequence[Image.Image]) -> Image.Image:

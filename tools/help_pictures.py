@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=DOCS, help="a folder for the pictures")
     options = with_model(parser).parse_args()
     host = ready(__file__)
-    from help_page import cut, page
+    from help_page import page
     from help_scenes import PICTURES
 
     wanted = options.only or [*PICTURES, *DRAWN]
@@ -45,8 +45,7 @@ def main() -> int:
             print(node, flush=True)
             runs = Runs(client, info, base, picture, options.model)
             rows = [(row, [runs.result(cell) for cell in row.cells]) for row in picture.rows]
-            drawn = cut(rows[0][1][0].image, picture.pieces) if picture.pieces else page(rows)
-            drawn.save(options.out / f"{node}.jpg", **JPEG)
+            page(rows, picture.pieces).save(options.out / f"{node}.jpg", **JPEG)
     for node in (name for name in wanted if name in DRAWN):
         save_screenshot(node, options.out)
     return 0

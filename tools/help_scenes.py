@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from application_scenes import CIRCLE, RINGS, STAR, STARS, Application, photo, said
-from help_graphs import custom_sampling, plain_sampling, pulled, reported, through_vae
-from help_page import Cell, HelpPicture, Row
+from help_graphs import chosen, custom_sampling, plain_sampling, pulled, reported, through_vae
+from help_page import WHOLE, Cell, HelpPicture, Row
 
 PHOTO = Cell("the photo", output="")
 BY_VAE = Cell("as the VAE gives it", output="PreviewImage")
@@ -175,6 +175,13 @@ PICTURES = {
                                Cell("average 4", {("RivalEdit", "average"): 4})])],
         {("RivalEdit", "batch_size"): 1, ("RivalEdit", "cfg"): 2.5,
          ("RivalEdit", "source_cfg"): 1.0},
+    ),
+    "RivalChoose": HelpPicture(
+        "variation", RINGS_PHOTO,
+        [Row("", [PHOTO], "Six variations of it, as RIVAL Choose shows them: chosen is “best 2”, "
+                          "rank_by palette."),
+         Row("", [Cell("", output="RivalChoose")])],
+        {("RivalKSampler", "batch_size"): 6}, chosen, pieces=[WHOLE],
     ),
     "RivalNoise": HelpPicture(
         "variation", STARS_PHOTO,

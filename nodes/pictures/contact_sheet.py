@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from .. import host
-from .charts import COLOURS, FAINT, INK, PAPER, TEXT_SIZE, font
+from .charts import COLOURS, FAINT, INK, PAPER, font
 
 MARGIN, GAP = 12, 12
-SHEET = 2048  # pixels that the cells' columns share
-LARGEST, SMALLEST = 512, 96  # a cell's longer side
-LINE = round(1.35 * TEXT_SIZE)
-READABLE = 150  # a cell's width from which its scores are written below it
+SHEET = 2048  # pixels that the cells share, along the longer side of each
+LARGEST, USUAL, SMALLEST = 512, 192, 64  # a cell's longer side; only up to USUAL is it enlarged
+TEXT, SMALLEST_TEXT = 12, 11  # how often the size of text goes into a cell's width; pixels
+READABLE = 140  # a cell's width from which its scores are written below it
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,40 @@ class Grid:
     count: int
     columns: int
     cell: tuple[int, int]  # the picture's width and height
-    below: int  # the height of the words
+    lines: int  # of words below it
+
+    @property
+    def text(self) -> int:
+        return max(SMALLEST_TEXT, self.cell[0] // TEXT)
+
+    @property
+    def line(self) -> int:
+        return round(1.35 * self.text)
+
+    @property
+    def pitch(self) -> tuple[int, int]:
+        """From one cell to the next."""
+        return self.cell[0] + GAP, self.cell[1] + self.lines * self.line + GAP
 
     @property
     def size(self) -> tuple[int, int]:
         rows = math.ceil(self.count / self.columns)
-        width, height = self.cell[0], self.cell[1] + self.below
-        return (2 * MARGIN + self.columns * (width + GAP) - GAP,
-                2 * MARGIN + rows * (height + GAP) - GAP)
+        (width, height), margins = self.pitch, 2 * MARGIN - GAP
+        return self.columns * width + margins, rows * height + margins
 
     def box(self, i: int) -> tuple[int, int, int, int]:
         """Left, top, width and height of a picture."""
-        (width, height), (row, column) = self.cell, divmod(i, self.columns)
-        return (MARGIN + column * (width + GAP),
-                MARGIN + row * (height + self.below + GAP), width, height)
+        row, column = divmod(i, self.columns)
+        return MARGIN + column * self.pitch[0], MARGIN + row * self.pitch[1], *self.cell
 
 
 def grid_of(count: int, size: tuple[int, int], lines: int) -> Grid:
     """As square a grid as there is, of cells in the images' shape (width, height)."""
     columns = math.ceil(math.sqrt(count))
-    side = min(LARGEST, max(SMALLEST, SHEET // columns))
+    side = min(LARGEST, max(SMALLEST, SHEET // columns), max(USUAL, *size))
     scale = side / max(size)
     cell = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    written = 1 + (lines if cell[0] >= READABLE else 0)
-    return Grid(count, columns, cell, written * LINE + 4)
+    return Grid(count, columns, cell, 1 + (lines if cell[0] >= READABLE else 0))
 
 
 def draw_sheet(
@@ -59,17 +69,17 @@ def draw_sheet(
 ) -> Image.Image:
     """picture(i): the i-th. captions: its lines, of one count. chosen: numbers from 1."""
     sheet = Image.new("RGB", grid.size, PAPER)
-    draw, face = ImageDraw.Draw(sheet), font(TEXT_SIZE)
+    draw, face = ImageDraw.Draw(sheet), font(grid.text)
     for i, lines in enumerate(captions):
         host.stop_if_interrupted()
         left, top, width, height = grid.box(i)
         sheet.paste(picture(i).resize(grid.cell, Image.Resampling.LANCZOS), (left, top))
-        y = top + height + 4
+        top += height
+        words, ink = f"{i + 1}", INK
         if i + 1 in chosen:
-            draw.rectangle((left, top + height, left + width - 1, y + LINE), fill=COLOURS[0])
-        words = f"{i + 1}  chosen" if i + 1 in chosen else f"{i + 1}"
-        draw.text((left + 4, y), words, fill="white" if i + 1 in chosen else INK, font=face)
-        for line in lines if width >= READABLE else ():
-            y += LINE
-            draw.text((left + 4, y), line, fill=FAINT, font=face)
+            draw.rectangle((left, top, left + width - 1, top + grid.line - 1), fill=COLOURS[0])
+            words, ink = f"{i + 1}  chosen", "white"
+        for line in (words, *lines)[: grid.lines]:
+            draw.text((left + 3, top + grid.line // 2), line, fill=ink, font=face, anchor="lm")
+            top, ink = top + grid.line, FAINT
     return sheet

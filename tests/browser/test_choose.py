@@ -17,8 +17,6 @@ NODE = "RivalChoose"
 MODULE = f"/extensions/{PACK_NAME}/js/choice.js"
 COLOURS = [0x200000, 0x4040F0, 0x30A030, 0xF0F0F0]  # of the pictures 1 to 4; the photo's is near 3
 PHOTO, CHOOSE, SHOWN = "30", "40", "50"
-CENTRE = """() => { const [node] = app.graph.nodes.filter((node) => node.type === "RivalChoose");
-    window.centre = [node.pos[0] + node.size[0] / 2, node.pos[1] + node.size[1] / 2]; }"""
 TICK = itertools.count()
 
 
@@ -141,7 +139,7 @@ def test_only_what_comes_after_runs_again_and_it_is_what_runs_without_a_browser(
     )
     assert editor.run_to_its_end() == "execution_success"
     assert set(editor.page.evaluate("() => window.began")) == {CHOOSE, SHOWN}
-    assert "passed on 4, 2 of 4" in editor.said(CHOOSE)
+    assert "passed on: 4, 2 (of 4)" in editor.said(CHOOSE)
     outcome = server.run(editor.prompt())
     shown = pictures(server, outcome, SHOWN)
     assert [int(one[0, 0] @ [65536, 256, 1]) for one in shown.astype(int)] == [
@@ -159,6 +157,19 @@ def test_a_reload_and_a_shared_file_choose_the_same(editor):
     assert text(editor) == editor.prompt()[CHOOSE]["inputs"]["chosen"] == "4, 2"
     editor.load(shared)
     assert editor.prompt()[CHOOSE]["inputs"]["chosen"] == "4, 2"
+
+
+def test_of_a_list_every_batch_is_chosen_from(page):
+    """As core's nodes take lists; a number is that of a picture in each batch."""
+    prompt = graph()
+    prompt["20"] = node("RebatchImages", images=["12", 0], batch_size=2)
+    prompt[CHOOSE]["inputs"]["images"] = ["20", 0]
+    open_graph(page, prompt)
+    assert page.run_to_its_end() == "execution_success"
+    page.centre(NODE, scale=1)
+    assert option(page, 1).count() == option(page, 2).count() == 2 and marked(page) == [2, 1]
+    option(page, 2).last.click()
+    assert (text(page), marked(page)) == ("2", [2, 2])
 
 
 def test_its_rules_are_the_nodes(page):

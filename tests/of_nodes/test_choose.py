@@ -104,7 +104,7 @@ def test_the_sheet_shows_every_picture_where_the_browser_is_told(count):
         assert np.abs(cut - image[0, 0].numpy()).max() < 0.01  # and nothing else is written there
     assert sorted(told["rankings"]["palette"]) == [*range(1, count + 1)]
     left, top, width, height = told["boxes"][0]
-    assert sheet.getpixel((left + width - 2, top + height + 2)) == (0, 114, 178)  # it is chosen
+    assert sheet.getpixel((left + width - 2, top + height + 1)) == (0, 114, 178)  # it is chosen
     assert "distances from the photo" in shown["text"][0]
     assert "have in common" in choose(images).ui["text"][0]
 

@@ -10,7 +10,7 @@ import {
 
 const NODE = "RivalChoose";
 const MARGIN = 6; // around the element, in the classic renderer
-const MOST = 640; // pixels, as in the style sheet
+const MOST = 520; // pixels of height; further pictures are scrolled to
 const WIDTH = 400; // of a new node
 
 /** What a run has shown: a sheet for each batch of a list, and where its file is. */
@@ -44,7 +44,9 @@ function addSheet(node) {
     sheet.load(sheets);
     mark();
   };
-  addElement(node, "pictures", sheet.element, MARGIN, () => Math.min(sheet.height, MOST) + 2 * MARGIN);
+  const height = () => Math.min(sheet.height, MOST) + 2 * MARGIN;
+  sheet.element.style.maxHeight = `${MOST}px`;
+  addElement(node, "pictures", sheet.element, MARGIN, height);
   hideOwnPreview(node);
   for (const name of ["chosen", "rank_by"]) follow(widgetOf(node, name), "callback", mark);
   follow(node, "onConnectionsChange", mark);
