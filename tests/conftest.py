@@ -43,7 +43,7 @@ def pytest_report_header(config):
 def pytest_collection_modifyitems(config, items):
     kept = [item for item in items if _needs(item) == "host" or _is_ours(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-    items[:] = kept
+    items[:] = sorted(kept, key=lambda item: item.path.parent.name == "browser")  # these come last
     if config.rival_host is None:
         skip = pytest.mark.skip(reason="no ComfyUI was found")
         for item in items:

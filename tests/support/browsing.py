@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import frontend
 import pytest
@@ -14,9 +15,24 @@ RENDERERS = ("classic", "nodes 2.0")
 FINISHED = (1, 49)  # in 1.27, of ComfyUI 0.3.64, Nodes 2.0 is an experiment that lacks widgets
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """Of a module's life only: it holds an event loop that other tests must not run in."""
+@dataclass
+class Browser:
+    """A Chromium and the one page that all tests look at: to open it costs seconds."""
+
+    chromium: object
+    editor: Editor | None = None
+
+    def at(self, address: str) -> Editor:
+        if self.editor is None:
+            page = self.chromium.new_context(viewport=WINDOW).new_page()
+            self.editor = Editor(page, f"http://{address}").open()
+            assert self.editor.our_errors() == []
+        return self.editor
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Of its tests alone, which come last: it holds an event loop that no others must run in."""
     path = frontend.find_browser()
     if path is None:
         pytest.skip("no Chromium was found")
@@ -24,21 +40,19 @@ def browser() -> Iterator:
 
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield Browser(chromium)
+        chromium.close()
 
 
 @contextmanager
 def opened(browser, server, host, renderer: str = "classic", palette: str = "dark") -> Iterator:
-    """An editor in one of the renderers; the console holds no error of the pack at the end."""
+    """An empty editor in one of the renderers; the pack leaves no error in the console."""
     version = tuple(map(int, frontend.pinned(host).rpartition("=")[2].split(".")[:2]))
     if renderer == "nodes 2.0" and version < FINISHED:
         pytest.skip(f"Nodes 2.0 is an experiment in {frontend.pinned(host)}")
-    context = browser.new_context(viewport=WINDOW)
-    editor = Editor(context.new_page(), f"http://{server.address}")
-    yield editor.open(renderer == "nodes 2.0", palette)
-    context.close()
+    editor = browser.at(server.address)
+    yield editor.look(renderer == "nodes 2.0", palette)
     assert editor.our_errors() == []
 
 

@@ -12,6 +12,7 @@ SETTINGS = {  # the panel that lists a node's widgets again, and nothing that co
     "Comfy.TutorialCompleted": True,
     "Comfy.Release.Status": "skipped",
     "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
     "Comfy.Minimap.Visible": False,
     "Comfy.VueNodes.AutoScaleLayout": False,
     "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,
@@ -20,6 +21,15 @@ READY = """() => window.app?.graph && window.app.extensionManager
            && window.LiteGraph?.registered_node_types?.RivalInvert"""
 NODE = "(type) => app.graph.nodes.find((node) => node.type === type)"
 COMMAND = "(name) => { app.extensionManager.command.execute(name) }"
+MODE = """() => {
+    const workflow = app.extensionManager.workflow?.activeWorkflow;
+    return workflow?.activeMode ?? workflow?.initialMode;
+}"""  # "app", "graph", or neither where there are no apps
+CLEAR = "() => { app.extensionManager.toast.removeAll() }"
+CHOOSE = """async (settings) => {
+    for (const [name, value] of Object.entries(settings))
+        await app.extensionManager.setting.set(name, value);
+}"""
 PICTURES = """(() => app.graph.nodes.filter((node) => node.type === "SaveImage").flatMap((node) =>
     node.imgs ?? [...document.querySelectorAll(`[data-node-id="${node.id}"] img`)])
     .filter((image) => image.naturalWidth).length)"""  # in the classic renderer, or in Nodes 2.0
@@ -39,6 +49,10 @@ LISTEN = """() => {
 }"""
 
 
+def look_of(nodes_2: bool, palette: str) -> dict:
+    return {"Comfy.VueNodes.Enabled": nodes_2, "Comfy.ColorPalette": palette}
+
+
 @dataclass
 class Editor:
     """One page of a running server."""
@@ -47,16 +61,25 @@ class Editor:
     address: str
     errors: list[str] = field(default_factory=list)  # what the console held, as text and place
 
-    def open(self, nodes_2: bool, palette: str) -> Editor:
+    def open(self, nodes_2: bool = False, palette: str = "dark") -> Editor:
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.errors.append(str(error.stack)))
         # Core's own templates are a package of their own, which the tests do without.
         self.page.route("**/templates/index*.json", lambda route: route.fulfill(json=[]))
-        chosen = {"Comfy.VueNodes.Enabled": nodes_2, "Comfy.ColorPalette": palette}
-        for name, value in {**SETTINGS, **chosen}.items():
+        for name, value in {**SETTINGS, **look_of(nodes_2, palette)}.items():
             self.page.request.post(f"{self.address}/settings/{name}", data=json.dumps(value))
         self.page.goto(self.address)
         return self.wait_until_ready()
+
+    def look(self, nodes_2: bool, palette: str) -> Editor:
+        """An empty workflow in this renderer, and nothing heard yet."""
+        self.page.keyboard.press("Escape")
+        self.page.evaluate(CLEAR)
+        self.command("Comfy.NewBlankWorkflow")
+        self.page.evaluate(CHOOSE, look_of(nodes_2, palette))
+        self.page.wait_for_timeout(500)
+        self.errors.clear()
+        return self
 
     def reload(self) -> Editor:
         self.page.reload()
@@ -101,6 +124,19 @@ class Editor:
             }""",
             node_type,
         )
+
+    def add_by_search(self, name: str) -> None:
+        """As who knows its name does: a double click on the canvas, the name, Enter, a click."""
+        box = self.page.locator("#graph-canvas").bounding_box()
+        middle = box["x"] + box["width"] / 3, box["y"] + box["height"] / 2
+        self.page.mouse.dblclick(*middle)
+        self.page.wait_for_timeout(500)
+        self.page.keyboard.type(name)
+        self.page.wait_for_timeout(1000)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_timeout(500)
+        self.page.mouse.click(*middle)
+        self.page.wait_for_function("() => app.graph.nodes.length > 0")
 
     def missing_nodes(self) -> list[str]:
         return self.page.evaluate(
@@ -211,6 +247,8 @@ class Editor:
 
     def run(self, pictures: int, timeout: float = 120) -> None:
         """Press Run, and wait until so many pictures are shown on the nodes that save."""
+        if self.page.evaluate(MODE) == "app":
+            self.command("Comfy.ToggleLinear")
         assert self.page.evaluate(PICTURES) == 0
         self.command("Comfy.Canvas.FitView")  # a picture is loaded when its node is drawn
         self.page.get_by_role("button", name="Run", exact=True).first.click()
