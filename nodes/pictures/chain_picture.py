@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from ...rival_core.chain.chain import Chain
-from ...rival_core.chain.report import unsolved_notice
+from ...rival_core.chain.report import unsolved_notice, verdict
 from ...rival_core.chain.statistics import (
     Moments,
     assumed,
@@ -40,7 +40,8 @@ Thumbnail = tuple[int, Image.Image | None]  # the level, and its picture if ther
 
 def draw_report(chain: Chain, thumbnails: Sequence[Thumbnail], note: str = "") -> Image.Image:
     """The whole picture, 1400 pixels wide. `note` says where the thumbnails come from."""
-    title = f"RIVAL chain: {chain.model.family}, {counted(chain.steps, 'step')}"
+    how = f", inverted {verdict(chain)}" if verdict(chain) else ""
+    title = f"RIVAL chain: {chain.model.family}, {counted(chain.steps, 'step')}{how}"
     parts = [
         draw_words(title, HEADING, INK),
         draw_words(details(chain), BODY, FAINT),
