@@ -74,7 +74,8 @@ class RivalEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            ["flowedit", "infedit", "edit without inversion", "prompt edit", "image to image"],
+            ["edit", "img2img", "image to image", "prompt edit", "flowedit", "infedit",
+             "edit without inversion"],
             node_id="RivalEdit",
             display_name=NODE,
             description=(

@@ -37,7 +37,8 @@ class RivalInvert(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            ["inversion", "unsampler", "ddim inversion", "image to noise", "exemplar"],
+            ["invert", "inversion", "ddim", "ddim inversion", "rf inversion", "unsampler", "photo",
+             "image to noise", "exemplar"],
             node_id="RivalInvert",
             display_name=NODE,
             description=(

@@ -27,7 +27,8 @@ class RivalPatchModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            ["variation", "reference", "style transfer", "image prompt", "attention injection"],
+            ["variation", "photo", "similar", "clone", "reference", "reference only", "style",
+             "style transfer", "image prompt", "ipadapter", "ip adapter", "attention injection"],
             node_id="RivalPatchModel",
             display_name=NODE,
             description=(

@@ -61,7 +61,8 @@ class RivalKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            ["variation", "image variation", "aligned sampler", "reference sampler"],
+            ["variation", "image variation", "similar", "photo", "img2img", "img to img",
+             "image to image", "inpaint", "aligned sampler", "reference sampler"],
             node_id="RivalKSampler",
             display_name=NODE,
             description=(
