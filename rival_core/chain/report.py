@@ -10,8 +10,8 @@ from torch import Tensor
 from .chain import Chain
 
 # Of the worst step's residual, times the guidance. Its square is about the relative squared error
-# of the latent that comes back (web/docs/RivalInvert.md has figures): 2e-3, which 50 steps of ddim
-# leave and more of them do not better a variation, and 1e-2, from where its palette is off.
+# of the latent that comes back: 2e-3, which 50 steps of ddim leave, and variations are no better
+# with less, and 1e-2, which 20 leave, and their palette is a little off (docs/quality.md).
 WELL, FAIRLY = 0.045, 0.1
 
 
@@ -39,7 +39,8 @@ def summary(chain: Chain, walk: str = "") -> str:
     if chain.residuals is None:
         return f"{text}: how well, RIVAL Reconstruct says"
     worst = int(chain.residuals.argmax())
-    advice = "" if how == "well" or chain.solver.iterates else "; anderson, or more steps, is nearer"
+    guessed = how != "well" and not chain.solver.iterates
+    advice = "; anderson, or more steps, is nearer" if guessed else ""
     return (
         f"{text}: residual {float(chain.residuals.median()):.1e} in the median, "
         f"{float(chain.residuals[worst]):.1e} at worst (step {worst + 1}){advice}"
