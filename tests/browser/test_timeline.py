@@ -18,6 +18,11 @@ NODE = "RivalPatchModel"
 MODULE = f"/extensions/{PACK_NAME}/js/gates.js"
 STEPS = 6
 UNUSED = iter((0.5, 0.6))
+OPACITY = """(it) => {  // Nodes 2.0 dims the whole node
+    let opacity = 1;
+    for (; it; it = it.parentElement) opacity *= getComputedStyle(it).opacity;
+    return opacity;
+}"""
 
 
 @pytest.fixture
@@ -78,6 +83,52 @@ def test_it_stays_as_wide_as_its_node(editor):
     drag(editor, "replace_end", 0.7)
     editor.page.wait_for_timeout(700)
     assert timeline.bounding_box()["width"] == pytest.approx(before, rel=0.01)
+    assert editor.page.get_by_text("timeline", exact=True).count() == 0  # no row of the panel's
+
+
+def test_it_is_dimmed_where_its_node_is_bypassed(editor):
+    for mode, opacity in ((4, pytest.approx(0.45, abs=0.1)), (0, 1)):
+        editor.set_mode(NODE, mode)
+        editor.page.wait_for_timeout(500)
+        assert editor.page.locator(".rival-timeline:visible").evaluate(OPACITY) == opacity
+
+
+def test_labels_are_whole_and_as_long_as_there_is_room(page):
+    """Of the element alone. At 0.4 the last step lies right at both gates."""
+    said = page.page.evaluate(
+        f"""async () => {{
+            const {{ Timeline }} = await import("{MODULE.replace("gates", "timeline")}");
+            const timeline = new Timeline(() => {{}});
+            document.body.append(timeline.element);
+            const read = () => [...timeline.element.querySelectorAll(".part")].map((part) => {{
+                const [room, words] = [part.clientWidth, part.firstChild.offsetWidth];
+                if (words > room) throw Error(`${{words}} in ${{room}}`);
+                return [part.className, part.textContent, part.title.length > 200];
+            }});
+            const gates = {{ inject_start: 0, replace_end: 0.4, inject_end: 1, normalize_end: .4 }};
+            const state = {{ gates, locked: [], strength: 1, timesteps: [801, 701, 601, 1] }};
+            const found = [];
+            for (const [width, slack] of [[500, null], [150, null], [150, 1e-3], [30, null]]) {{
+                timeline.element.style.width = `${{width}}px`;
+                timeline.show({{ ...state, slack }});
+                found.push(read());
+            }}
+            timeline.element.style.width = "500px"; // without being shown anew
+            await new Promise((done) => setTimeout(done, 200));
+            found.push(read());
+            timeline.element.remove();
+            return found;
+        }}"""
+    )
+    wide, narrow, flow, none, again = said
+    assert [text for _, text, _ in wide] == [
+        "only the photo · 2", "photo and itself · 2", "photo's colours · 3", "own colours · 1"]
+    assert [text for _, text, _ in narrow] == [
+        "photo · 2", "both · 2", "photo's · 3", "own colours · 1"]
+    assert [why for *_, why in wide] == [True, False, True, False]
+    assert not any(why for *_, why in flow)  # there both lanes count alike
+    assert all(len(text) < 3 for _, text, _ in none)
+    assert again == wide
 
 
 def test_no_gate_leaves_the_schedule(editor):

@@ -224,6 +224,18 @@ class Editor:
         )
         return {"x": max(x, 0), "y": max(y, 0), "width": width, "height": height}
 
+    def set_mode(self, node_type: str, mode: int) -> None:
+        """0 runs, 4 is bypassed; as the frontend's own commands do."""
+        self.page.evaluate(
+            f"""([type, mode]) => {{
+                const node = ({NODE})(type);
+                app.canvas.selectNode?.(node);
+                node.mode = mode;
+                node.setDirtyCanvas(true, true);
+            }}""",
+            [node_type, mode],
+        )
+
     def wire_a_number(self, node_type: str, name: str) -> None:
         """Have a PrimitiveFloat set a widget."""
         self.page.evaluate(

@@ -32,6 +32,7 @@ function addTimeline(node) {
     show();
   });
   follow(node, "onConnectionsChange", show);
+  follow(node, "onDrawForeground", () => timeline.sleep(node.mode !== 0)); // at every drawing
   follow(node, "onExecuted", (output) => {
     const timesteps = output?.chain_timesteps;
     if (timesteps) chain = { timesteps, slack: output.chain_slack?.[0] ?? null };

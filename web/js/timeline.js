@@ -12,13 +12,17 @@ const LANE_OF = {
 };
 export const GATES = Object.keys(LANE_OF);
 
-const WORDS = {
-  plain: ["plain", "The model alone"],
-  replace: ["only the photo", "The new image reads only the photo"],
-  concat: ["photo and itself", "The new image reads the photo and itself"],
-  normalized: ["photo's colours", "The predicted noise takes the photo's colours and contrast"],
-  own: ["own colours", "Colours and contrast are the new image's own"],
+const WORDS = { // the label, a shorter one, the meaning
+  plain: ["plain", "–", "The model alone"],
+  replace: ["only the photo", "photo", "The new image reads only the photo"],
+  concat: ["photo and itself", "both", "The new image reads the photo and itself"],
+  normalized: [
+    "photo's colours", "photo's", "The predicted noise takes the photo's colours and contrast",
+  ],
+  own: ["own colours", "own", "Colours and contrast are the new image's own"],
 };
+const COUNTED = "\nAs in the paper's code, a step right at a gate still takes the colours, and no longer "
+  + "reads only the photo: so the same value may count one step more for the colours.";
 
 const make = (tag, className, attributes = {}) => {
   const element = document.createElement(tag);
@@ -36,7 +40,7 @@ const fraction = (value) => Number(Math.min(1, Math.max(0, value)).toFixed(2));
  * set(gate, value) is called when a handle moves.
  * Its `element` belongs on the page; `show({gates, locked, timesteps, slack, strength})` draws it
  * anew: gates {name: fraction}, locked: names that a wire sets, timesteps: the chain's, or [], and
- * their slack (see gates.js).
+ * their slack (see gates.js). `sleep(isAsleep)` dims it: its node is bypassed.
  */
 export class Timeline {
   constructor(set) {
@@ -54,6 +58,11 @@ export class Timeline {
     this.element.append(...Object.values(this.lanes), this.steps, axis);
     this.handles = Object.fromEntries(GATES.map((gate) => [gate, this.#handle(gate)]));
     for (const gate of GATES) this.lanes[LANE_OF[gate]].append(this.handles[gate]);
+    new ResizeObserver(() => this.#fit()).observe(this.element);
+  }
+
+  sleep(isAsleep) {
+    this.element.classList.toggle("asleep", isAsleep);
   }
 
   show(state) {
@@ -62,6 +71,7 @@ export class Timeline {
     for (const [name, lane] of Object.entries(this.lanes)) this.#showLane(lane, drawn[name]);
     for (const gate of GATES) this.#showHandle(gate);
     this.#showSteps();
+    this.#fit();
   }
 
   #showLane(lane, parts) {
@@ -70,15 +80,28 @@ export class Timeline {
   }
 
   #part({ kind, from, to, steps }) {
-    const [label, meaning] = WORDS[kind];
-    const counted = this.state.timesteps.length ? ` · ${steps}` : "";
-    const title = counted ? `${meaning}: ${steps} of ${this.state.timesteps.length} steps` : meaning;
+    const [label, short, meaning] = WORDS[kind];
+    const { timesteps, slack } = this.state;
+    const why = slack === null && (kind === "replace" || kind === "normalized") ? COUNTED : "";
+    const title = timesteps.length ? `${meaning}: ${steps} of ${timesteps.length} steps${why}` : meaning;
     const part = make("div", `part ${kind}`, { title, "data-steps": steps });
     Object.assign(part.style, { left: percent(from), width: percent(to - from) });
     if (kind !== "plain" && kind !== "own") part.style.opacity = 0.35 + 0.65 * this.state.strength;
     part.append(make("span", ""));
-    part.firstChild.textContent = label + counted;
+    const counted = [`${label} · ${steps}`, `${short} · ${steps}`, `${steps}`];
+    part.words = timesteps.length ? counted : [label, short];
     return part;
+  }
+
+  /** Every part says the longest of its words that it has room for, uncut, or none. */
+  #fit() {
+    for (const part of this.element.querySelectorAll(".part")) {
+      const said = part.firstChild;
+      part.words.concat("").some((words) => {
+        said.textContent = words;
+        return said.offsetWidth <= part.clientWidth;
+      });
+    }
   }
 
   #showHandle(gate) {
