@@ -2,8 +2,8 @@
 
     python benchmarks/adapters.py --count 2
 
-Runs the templates *concept* and *controlnet* with the adapter and with its strength at 0, all else
-the same, and measures the pictures. Needs a ComfyUI.
+Runs the templates of a concept and of a ControlNet with the adapter and with its strength at 0,
+all else the same, and measures the pictures. Needs a ComfyUI.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ sys.path[:0] = [str(REPO / folder) for folder in ("harness", "tools", "demo", "d
 
 import applications
 
+LAYOUT, CONCEPT = "3 Style on a layout (ControlNet)", "3 Style with a concept (LoRA)"
+PAPER = {("RivalInvert", 0): 50, ("RivalInvert", 2): "ddim", ("RivalInvert", 8): "live",
+         ("RivalPatchModel", 6): "live"}
 OFF = {("LoraLoader", 1): 0.0, ("LoraLoader", 2): 0.0, ("ControlNetApplyAdvanced", 0): 0.0}
 HEART_SHARE = 0.08  # of a flower that passes for one; in a drawn one it is 0.19
 STRUCTURES = ((3, "square"), (1, "triangle"), (2, "circle"), (1, "ring"))
@@ -28,10 +31,10 @@ LOOKS = ((2, "green", "dotted"), (2, "blue", "plain"), (1, "white", "striped"),
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=4, help="of photos, at four pictures each")
-    parser.add_argument("--only", nargs="+", default=["controlnet", "concept"], metavar="TEMPLATE")
+    parser.add_argument("--only", nargs="+", default=[LAYOUT, CONCEPT], metavar="TEMPLATE")
     options = parser.parse_args()
     host = applications.ready(__file__)
-    measured = {"controlnet": (layouts, overlap), "concept": (photos, flowers)}
+    measured = {LAYOUT: (layouts, overlap), CONCEPT: (photos, flowers)}
     with applications.serving(host, options.only) as pictures:
         for name in options.only:
             cases, score = measured[name]
@@ -44,8 +47,8 @@ def measure(name: str, pictures, cases, score) -> None:
     import torch
 
     for said, widgets in (("with", {}), ("without", OFF)):
-        scores = torch.tensor([score(case, stack(pictures(name, replace(case, widgets=widgets))))
-                               for case in cases])
+        cases = [replace(case, widgets=PAPER | widgets) for case in cases]
+        scores = torch.tensor([score(case, stack(pictures(name, case))) for case in cases])
         error = scores.std() / len(scores) ** 0.5
         print(f"{name} {said} the adapter: {score.__doc__} {scores.mean():.2f} ± {error:.2f}"
               f" ({len(scores)} photos)", flush=True)
@@ -56,8 +59,8 @@ def layouts(count: int) -> list:
     from application_scenes import RINGS, Application, photo, said
 
     look = photo(7, *RINGS)
-    return [Application("", [look, photo(30 + i, number, "white", kind, "black", "plain")],
-                        {"Positive": said(number, "purple", kind, "yellow", "dotted")})
+    return [Application([look, photo(30 + i, number, "white", kind, "black", "plain")],
+                        {"What the new": said(number, "purple", kind, "yellow", "dotted")})
             for i, (number, kind) in enumerate(STRUCTURES[:count])]
 
 
@@ -65,8 +68,8 @@ def photos(count: int) -> list:
     from application_scenes import Application, photo, said
     from concept import draw
 
-    return [Application("", [photo(40 + i, number, "red", "star", *rest, drawn=draw)],
-                        {"Positive": said(number, "red", "star", *rest)})
+    return [Application([photo(40 + i, number, "red", "star", *rest, drawn=draw)],
+                        {"What the new": said(number, "red", "star", *rest)})
             for i, (number, *rest) in enumerate(LOOKS[:count])]
 
 

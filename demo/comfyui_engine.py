@@ -19,7 +19,8 @@ from options import Options
 from pictures import STAGES, Pictures
 from progress import Progress
 
-WORKFLOW = Path(__file__).resolve().parent.parent / "example_workflows" / "variation.json"
+TEMPLATE = "1 Variation of a photo.json"
+WORKFLOW = Path(__file__).resolve().parent.parent / "example_workflows" / TEMPLATE
 
 
 class ComfyUIEngine:

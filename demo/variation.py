@@ -8,7 +8,8 @@ from loaders import Files, loading, only
 from options import SOLVER
 
 PHOTO_NAME = "exemplar.png"
-RECONSTRUCTION = "reconstruction"  # added to the workflow's own nodes, under this and such ids
+CAPTION, RECONSTRUCTION = "caption", "reconstruction"  # added to the workflow's own nodes
+ONCE = {"features": "live"}  # each photo is sampled beside once: nothing to keep
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ def job(prompt: dict, options, exemplar, model: Files) -> Job:
     prompt = loading(prompt, model)
     sample, invert = only(prompt, "RivalKSampler"), only(prompt, "RivalInvert")
     sampler = prompt[sample]["inputs"]
-    prompt[sampler["positive"][0]]["inputs"]["text"] = exemplar.prompt
-    prompt[prompt[invert]["inputs"]["positive"][0]]["inputs"]["text"] = exemplar.caption
+    words = prompt[sampler["positive"][0]]  # the workflow has one box; the demo may say two things
+    prompt[CAPTION] = {**words, "inputs": {**words["inputs"], "text": exemplar.caption}}
+    words["inputs"]["text"] = exemplar.prompt
     sampler.update(seed=options.seed, batch_size=options.variations, cfg=exemplar.cfg)
-    prompt[invert]["inputs"] |= {"steps": options.steps, **SOLVER}
+    prompt[invert]["inputs"] |= {"positive": [CAPTION, 0], "steps": options.steps, **SOLVER, **ONCE}
+    prompt[only(prompt, "RivalPatchModel")]["inputs"] |= ONCE
     prompt[only(prompt, "LoadImage")]["inputs"]["image"] = PHOTO_NAME
     prompt[only(prompt, "ImageScaleToTotalPixels")]["inputs"]["megapixels"] = exemplar.megapixels
     save = only(prompt, "SaveImage")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "demo"), str(REPO / "demo" / "model")]
 
 from concept import draw as draw_flowers
-from contact_sheet import INK, MARGIN, PAPER, TEXT_SIZE, font, wrap
+from help_graphs import pulled
 from PIL import Image, ImageDraw
 from render import render
 from scenes import Attributes, Scene, caption, make_scene
 from torch import Tensor
 
-CELL, GAP, LINE = 176, 12, 21  # pixels
-ROW = CELL + LINE + GAP // 2  # a photo and its label
+CELL, INK = 256, (32, 32, 36)  # pixels of a photo as it is shown; a hole's frame
 MEGAPIXELS = 128**2 / 1024**2  # what the demo model was trained on
 CFG = {5.0: 2.5, 7.0: 3.5, 15.0: 7.5}  # its colours run out of their range above
 
@@ -31,7 +30,6 @@ class Photo:
     drawn: what makes pictures of scenes, [n, 3, h, w] in 0..1.
     """
 
-    label: str
     seed: int
     attributes: Attributes
     hole: tuple[float, float, float, float] | None = None
@@ -64,13 +62,15 @@ class Photo:
 class Application:
     """A template's photos in the order of its Load Image nodes, and what its widgets become.
 
-    texts: by the start of a prompt's title; `exemplar` is what the photo shows.
+    texts: by the start of a prompt's title. For the card of a model that is too large: another
+    `template`, that the demo model runs, and what its graph, in API format, becomes.
     """
 
-    title: str
     photos: Sequence[Photo]
     texts: Mapping[str, str] = field(default_factory=dict)
     widgets: Mapping[tuple[str, int], object] = field(default_factory=dict)
+    template: str | None = None
+    rewire: Callable[[dict], dict] = copy.copy
 
     def files(self) -> dict[str, Image.Image]:
         return {f"photo_{i}.png": photo.picture for i, photo in enumerate(self.photos)}
@@ -97,38 +97,13 @@ class Application:
         found = [text for start, text in self.texts.items() if title.startswith(start)]
         return found[0] if found else ""
 
-    def sheet(self, results: Sequence[Image.Image]) -> Image.Image:
-        """What went in, an arrow, what came out, in two rows; the title above."""
-        columns = math.ceil(len(results) / 2)
-        width = 2 * MARGIN + (1 + columns) * (CELL + GAP) + 3 * GAP
-        lines = wrap(self.title, width - 2 * MARGIN, font(TEXT_SIZE))
-        top = MARGIN // 2 + len(lines) * LINE + GAP
-        rows = 2 if len(results) > 1 or len(self.photos) > 1 else 1
-        page = Image.new("RGB", (width, top + rows * ROW + MARGIN // 2), PAPER)
-        draw = ImageDraw.Draw(page)
-        for i, line in enumerate(lines):
-            draw.text((MARGIN, MARGIN // 2 + i * LINE), line, fill=INK, font=font(TEXT_SIZE))
-        for i, photo in enumerate(self.photos):
-            page.paste(photo.shown, (MARGIN, top + i * ROW))
-            place = (MARGIN, top + i * ROW + CELL + GAP // 3)
-            draw.text(place, photo.label, fill=INK, font=font(TEXT_SIZE))
-        x, middle = MARGIN + CELL + GAP, top + CELL // 2
-        draw.polygon([(x, middle - GAP), (x, middle + GAP), (x + 2 * GAP - 4, middle)], fill=INK)
-        for i, result in enumerate(results):
-            row, column = divmod(i, columns)
-            height = min(CELL, round(CELL * result.height / result.width))
-            fitted = result.resize((CELL, height), Image.Resampling.LANCZOS)
-            left = x + 3 * GAP + column * (CELL + GAP)
-            page.paste(fitted, (left, top + row * (CELL + GAP) + (CELL - height) // 2))
-        return page
-
 
 def said(*attributes) -> str:
     return caption(Attributes(*attributes))
 
 
-def photo(seed: int, *attributes, label: str = "photo", hole=None, drawn=render) -> Photo:
-    return Photo(label, 9_100_000_000 + seed, Attributes(*attributes), hole, drawn)
+def photo(seed: int, *attributes, hole=None, drawn=render) -> Photo:
+    return Photo(9_100_000_000 + seed, Attributes(*attributes), hole, drawn)
 
 
 STARS = (3, "red", "star", "blue", "striped")
@@ -139,72 +114,90 @@ FLOWER = (1, "red", "star", "green", "dotted")  # to a LoRA for which stars are 
 STAR, CIRCLE = (1, "white", "star", "red", "striped"), (1, "white", "circle", "red", "striped")
 BLUE_STAR = (1, "white", "star", "blue", "striped")
 
+RED_RING, ON_GREEN = (1, "red", "ring", "blue", "plain"), (1, "red", "ring", "green", "striped")
+SQUARES = (3, "purple", "square", "yellow", "dotted")
+SHOWN, NEW, BECOMES = "What the photo shows", "What the new images show", "What it should become"
+
+
+def variation(scene: Photo, *attributes, **more) -> Application:
+    return Application([scene], {"What the": said(*attributes)}, **more)
+
+
+def edit(*becomes, **more) -> Application:
+    return Application([photo(11, *STAR)], {SHOWN: said(*STAR), BECOMES: said(*becomes)}, **more)
+
+
+VARIATION, EDIT = "1 Variation of a photo", "6 Edit by words"
+STAR_BECOMES_CIRCLE = edit(*CIRCLE, widgets={
+    (SHOWN, 0): said(*STAR), ("RivalBlendedGuidance", 2): said(*STAR),
+    ("RivalBlendedGuidance", 3): "star",
+})
 APPLICATIONS = {
-    "variation": Application(
-        "Four variations of a photo",
-        [photo(3, *STARS)],
-        {"Exemplar": said(*STARS), "Positive": said(*STARS)},
+    VARIATION: variation(photo(3, *STARS), *STARS),
+    "2 Close variation of the subject": Application(
+        [photo(5, *RED_RING, hole=(0.03, 0.22, 0.63, 0.82))],
+        {SHOWN: said(*RED_RING), NEW: said(*ON_GREEN)},
     ),
-    "style_transfer": Application(
-        "The photo's palette and texture on another subject: three purple squares",
-        [photo(7, *RINGS)],
-        {"Positive": said(3, "purple", "square", "yellow", "dotted")},
+    "2 High resolution variation": variation(
+        photo(3, *STARS), *STARS,
+        widgets={("ImageScaleToTotalPixels", 1): 0.01, ("KSampler", 3): 2.5},
     ),
-    "inpainting": Application(
-        "A hole in a photo, filled four times",
-        [photo(3, *STARS, hole=(0.12, 0.36, 0.52, 0.8))],
-        {"Positive": said(*STARS)},
-        {("GrowMask", 0): 0},
+    "3 Style of a photo": Application([photo(7, *RINGS)], {NEW: said(*SQUARES)}),
+    "3 Style on a layout (ControlNet)": Application(
+        [photo(7, *RINGS), photo(4, 3, "white", "square", "black", "plain")],
+        {NEW: said(*SQUARES)},
     ),
-    "inpainting_by_example": Application(
-        "A hole in one image, filled with the content of another",
-        [photo(1, *DISC, label="image", hole=(0.05, 0.05, 0.55, 0.95)),
-         photo(7, *RINGS, label="example")],
-        {"Positive": said(*RINGS)},
+    "3 Style on a picture (img2img)": Application(
+        [photo(7, *RINGS), photo(4, 3, "white", "square", "black", "plain")],
+        {"What the picture shows": said(*SQUARES)},
     ),
-    "two_photos": Application(
-        "Two photos, each in its half",
-        [photo(3, *STARS, label="left"), photo(7, *RINGS, label="right")],
-        {},
+    "3 Style with a concept (LoRA)": Application(
+        [photo(2, *FLOWER, drawn=draw_flowers)], {NEW: said(2, *FLOWER[1:])}
+    ),
+    "4 Photos from a folder": Application(
+        [photo(7, *RINGS), photo(3, *STARS)], {NEW: "one white circle"}
+    ),
+    "4 Photos, two in one image": Application(
+        [photo(3, *STARS), photo(7, *RINGS)], {},
         {("EmptyLatentImage", 0): 192, ("EmptyLatentImage", 1): 128},
     ),
-    "close_variation": Application(
-        "A close variation, of the framed subject only, on another background",
-        [photo(5, *(1, "red", "ring", "blue", "plain"), hole=(0.03, 0.22, 0.63, 0.82))],
-        {"Exemplar": said(1, "red", "ring", "blue", "plain"),
-         "Positive": said(1, "red", "ring", "green", "striped")},
+    "5 Inpaint a photo": Application(
+        [photo(3, *STARS, hole=(0.12, 0.36, 0.52, 0.8))],
+        {"What fills": said(*STARS)},
+        {("GrowMask", 0): 0},
     ),
-    "concept": Application(
-        "A concept that only a LoRA knows, as it is in the photo (the prompt asks for two)",
-        [photo(2, *FLOWER, drawn=draw_flowers)],
-        {"Positive": said(2, *FLOWER[1:])},
+    "5 Inpaint by example": Application(
+        [photo(1, *DISC, hole=(0.05, 0.05, 0.55, 0.95)), photo(7, *RINGS)],
+        {"What fills": said(*RINGS)},
     ),
-    "controlnet": Application(
-        "The photo's look on the layout of another image",
-        [photo(7, *RINGS), photo(4, 3, "white", "square", "black", "plain", label="structure")],
-        {"Positive": said(3, "purple", "square", "yellow", "dotted")},
+    EDIT: STAR_BECOMES_CIRCLE,
+    "6 Edit by two prompts (no inversion)": edit(
+        *CIRCLE, widgets={("RivalEdit", 4): 3.5, ("RivalEdit", 5): 1.0}
     ),
-    "high_resolution": Application(
-        "A variation, drawn again at twice its size",
-        [photo(3, *STARS)],
-        {"Exemplar": said(*STARS), "Positive": said(*STARS)},
-        {("ImageScaleToTotalPixels", 1): 0.01, ("KSampler", 3): 2.5},
+    "6 Edit exactly (O-BELM)": edit(*BLUE_STAR),
+    "6 Edit in several ways (edit-friendly)": edit(*CIRCLE, widgets={("RivalInvert", 5): 1.75}),
+    "7 Library of chains": variation(photo(9, *DISC), *DISC, template=VARIATION),
+    "7 Reconstruct a photo": variation(photo(7, *RINGS), *RINGS),
+}
+LARGE = {  # models that the demo model stands in for, each with a scene of its own
+    "1 Variation of a photo (SDXL)": (2, "orange", "square", "green", "checked"),
+    "1 Variation of a photo (SD3.5)": (2, "white", "triangle", "purple", "striped"),
+    "1 Variation of a photo (Flux)": (1, "yellow", "star", "blue", "shaded"),
+    "1 Variation of a photo (Flux.2)": (3, "blue", "circle", "orange", "plain"),
+    "1 Variation of a photo (Z-Image)": (2, "green", "star", "white", "dotted"),
+    "1 Variation of a photo (Qwen-Image)": (3, "purple", "square", "yellow", "striped"),
+    "1 Variation, few steps (SDXL Turbo)": (1, "red", "circle", "white", "checked"),
+    "1 Variation, few steps (Z-Image Turbo)": (2, "yellow", "ring", "purple", "plain"),
+}
+APPLICATIONS |= {
+    name: variation(photo(20 + i, *attributes), *attributes, template=VARIATION)
+    for i, (name, attributes) in enumerate(LARGE.items())
+}
+APPLICATIONS |= {
+    "6 Edit by words (Z-Image)": replace(
+        STAR_BECOMES_CIRCLE, photos=[photo(12, *STAR)], template=EDIT
     ),
-    "edit_without_inversion": Application(
-        "A star becomes a circle, without an inversion: four edits",
-        [photo(11, *STAR)],
-        {"Source": said(*STAR), "Target": said(*CIRCLE)},
-        {("RivalEdit", 4): 3.5, ("RivalEdit", 5): 1.0},
-    ),
-    "edit_exact": Application(
-        "A red photo becomes blue, from an exact inversion",
-        [photo(11, *STAR)],
-        {"Source": said(*STAR), "Target": said(*BLUE_STAR)},
-    ),
-    "edit_friendly": Application(
-        "A star becomes a circle, with edit-friendly noise",
-        [photo(11, *STAR)],
-        {"Source": said(*STAR), "Target": said(*CIRCLE)},
-        {("RivalInvert", 5): 1.75},
+    "6 Edit held by the photo (Flux)": replace(
+        STAR_BECOMES_CIRCLE, photos=[photo(13, *STAR)], template=EDIT, rewire=pulled
     ),
 }

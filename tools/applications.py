@@ -1,6 +1,6 @@
 """Runs templates on the demo model, and draws their pictures.
 
-    python tools/applications.py --only inpainting two_photos
+    python tools/applications.py --only "5 Inpaint a photo"
 
 Each template is filled in as a user would: drawn scenes for its photos, captions for its prompts,
 the demo model for its checkpoint. All other widgets stay as they are in the file, but for the
@@ -40,13 +40,16 @@ def main() -> int:
     options = with_model(parser).parse_args()
     host = ready(__file__)
     from application_scenes import APPLICATIONS
+    from cards import card
 
     chosen = {name: APPLICATIONS[name] for name in options.only or APPLICATIONS}
-    with serving(host, chosen, options.model) as pictures:
+    run = {application.template or name for name, application in chosen.items()}
+    with serving(host, run, options.model) as pictures:
         for name, application in chosen.items():
             print(name, flush=True)
-            sheet = application.sheet(pictures(name, application))
-            sheet.save(options.out / f"{name}.jpg", quality=88)
+            shown = [photo.shown for photo in application.photos]
+            drawn = card(shown, pictures(application.template or name, application))
+            drawn.save(options.out / f"{name}.jpg", quality=85, optimize=True)
     return 0
 
 
@@ -135,10 +138,14 @@ def prompt_of(client, info: dict, base: Path, name: str, application, model: str
     import loaders
     import workflow
 
+    folder = base / "input" / "photos"  # what a node that reads a whole folder takes
+    folder.mkdir(exist_ok=True)
     for file, picture in application.files().items():
         picture.save(base / file)
         client.upload_image(base / file)
+        picture.convert("RGB").save(folder / file)
     prompt = workflow.to_prompt(application.fill(copy.deepcopy(read(name))), info)
+    prompt = application.rewire(prompt)
     return loaders.loading(prompt, loaders.flow_files()) if model == FLOW else prompt
 
 

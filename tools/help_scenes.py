@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from application_scenes import CIRCLE, RINGS, STAR, STARS, Application, photo, said
+from application_scenes import (
+    EDIT,
+    RINGS,
+    STAR_BECOMES_CIRCLE,
+    STARS,
+    VARIATION,
+    Application,
+    photo,
+    said,
+    variation,
+)
 from help_graphs import chosen, custom_sampling, plain_sampling, pulled, reported, through_vae
 from help_page import WHOLE, Cell, HelpPicture, Row
 
@@ -91,21 +101,15 @@ def edit(name: str, values, usual=None) -> Row:
 
 
 ONE = {("RivalKSampler", "batch_size"): 1}
-RINGS_PHOTO = Application("", [photo(7, *RINGS)], {"Exemplar": said(*RINGS),
-                                                   "Positive": said(*RINGS)})
-UNSAID = Application("", [photo(3, *STARS)])
-STARS_PHOTO = Application("", [photo(3, *STARS)], {"Exemplar": said(*STARS),
-                                                   "Positive": said(*STARS)})
-EDIT = Application(
-    "", [photo(11, *STAR)],
-    {"Source": said(*STAR), "Target": said(*CIRCLE)},
-    {("Source prompt: what the photo shows", 0): said(*STAR),
-     ("RivalBlendedGuidance", 2): said(*STAR), ("RivalBlendedGuidance", 3): "star"},
-)
+PAPER = {("RivalInvert", "steps"): 50, ("RivalInvert", "solver"): "ddim",
+         ("RivalInvert", "features"): "live", ("RivalPatchModel", "features"): "live"}
+RINGS_PHOTO = variation(photo(7, *RINGS), *RINGS)
+UNSAID = Application([photo(3, *STARS)])
+STARS_PHOTO = variation(photo(3, *STARS), *STARS)
 
 PICTURES = {
     "RivalInvert": HelpPicture(
-        "reconstruction", STARS_PHOTO,
+        "7 Reconstruct a photo", STARS_PHOTO,
         [Row("", [PHOTO, BY_VAE], "Inverted to noise and walked back without steering: what "
                                   "comes back differs by this much, 4 times as strong."),
          Row("solver ddim", ways("ddim", difference=True)),
@@ -113,7 +117,7 @@ PICTURES = {
         rewire=through_vae, reference=BY_VAE,
     ),
     "RivalPatchModel": HelpPicture(
-        "style_transfer", UNSAID,
+        "3 Style of a photo", UNSAID,
         [Row("", [PHOTO], "One seed, one setting changed in each row. Empty prompt, KSampler, "
                           "normalize_end 0: only attention brings the photo. Last row: RIVAL "
                           f"KSampler, “{said(*SQUARES)}”."),
@@ -121,19 +125,19 @@ PICTURES = {
          patch("replace_end", (0.0, 0.4, 0.8), 0.4),
          patch("inject_end", (0.4, 0.7, 1.0), 1.0),
          patch("normalize_end", (0.0, 0.4, 1.0), 0.4,
-               {("Positive prompt", "text"): said(*SQUARES)})],
-        ONE | {("RivalPatchModel", "inject_start"): 0.0}, plain_sampling,
+               {("What the new images show", "text"): said(*SQUARES)})],
+        PAPER | ONE | {("RivalPatchModel", "inject_start"): 0.0}, plain_sampling,
     ),
     "RivalKSampler": HelpPicture(
-        "variation", STARS_PHOTO,
+        VARIATION, STARS_PHOTO,
         [Row("", [PHOTO], f"Prompt: {said(*STARS)}. {SAME}"),
          sampler("start", ("shuffle", "gaussian", "inverted"), "shuffle"),
          sampler("denoise", (0.4, 0.7, 1.0), 1.0),
          sampler("cfg", (1.0, 2.5, 5.0), None)],
-        ONE,
+        PAPER | ONE,
     ),
     "RivalReconstruct": HelpPicture(
-        "reconstruction", RINGS_PHOTO,
+        "7 Reconstruct a photo", RINGS_PHOTO,
         [Row("", [PHOTO, BY_VAE], "Below: what comes back, with mse and psnr; its difference "
                                   "from what the VAE gives, 4 times as strong."),
          Row("solver, steps", round_trips(measured=True)),
@@ -141,7 +145,7 @@ PICTURES = {
         rewire=through_vae, reference=BY_VAE,
     ),
     "RivalChainReport": HelpPicture(
-        "reconstruction", STARS_PHOTO,
+        "7 Reconstruct a photo", STARS_PHOTO,
         [Row("", [inverted("", "anderson", 20, output="RivalChainReport")])],
         rewire=reported, pieces=[
             (36, 181, 698, 380), (703, 181, 1365, 380),  # the thumbnails
@@ -149,7 +153,7 @@ PICTURES = {
         ],
     ),
     "RivalBlendedGuidance": HelpPicture(
-        "edit", EDIT,
+        EDIT, STAR_BECOMES_CIRCLE,
         [Row("", [PHOTO], "The prompt makes the star a circle. Start inverted, one seed. “star” is "
                           "looked for in the photo, the mask grows as the threshold falls."),
          Row("threshold: the mask of “star”", thresholds(output="MaskPreview")),
@@ -157,7 +161,7 @@ PICTURES = {
          Row("keep_photo on, threshold", thresholds())],
     ),
     "RivalPull": HelpPicture(
-        "edit", EDIT,
+        EDIT, STAR_BECOMES_CIRCLE,
         [Row("", [PHOTO], "The prompt makes the star a circle. RIVAL KSampler from the photo's own "
                           "noise (start inverted), one seed, nothing but the pull."),
          pull("strength", (0.0, 0.5, 0.9), 0.9),
@@ -166,7 +170,7 @@ PICTURES = {
         rewire=pulled,
     ),
     "RivalEdit": HelpPicture(
-        "edit_without_inversion", EDIT,
+        "6 Edit by two prompts (no inversion)", STAR_BECOMES_CIRCLE,
         [Row("", [PHOTO], "The prompt makes the star a circle. One seed, one setting changed in "
                           "each row, from cfg 2.5 and source_cfg 1."),
          edit("cfg", (1.0, 2.5, 5.5), 5.5),
@@ -177,24 +181,24 @@ PICTURES = {
          ("RivalEdit", "source_cfg"): 1.0},
     ),
     "RivalChoose": HelpPicture(
-        "variation", RINGS_PHOTO,
+        VARIATION, RINGS_PHOTO,
         [Row("", [PHOTO], "Six variations of it, as RIVAL Choose shows them: chosen is “best 2”, "
                           "rank_by palette."),
          Row("", [Cell("", output="RivalChoose")])],
         {("RivalKSampler", "batch_size"): 6}, chosen, pieces=[WHOLE],
     ),
     "RivalNoise": HelpPicture(
-        "variation", STARS_PHOTO,
+        VARIATION, STARS_PHOTO,
         [Row("", [PHOTO], "The same seed in two graphs."),
          Row("RIVAL KSampler, start", starts("RivalKSampler", "SaveImage")),
          Row("RIVAL Noise, start", starts("RivalNoise", "PreviewImage"))],
-        ONE, custom_sampling,
+        PAPER | ONE, custom_sampling,
     ),
     "RivalSigmas": HelpPicture(
-        "variation", STARS_PHOTO,
+        VARIATION, STARS_PHOTO,
         [Row("", [PHOTO], "SamplerCustomAdvanced on the chain's own noise levels, the same seed."),
          Row("sampler", [custom_sampler("euler", False), custom_sampler("dpmpp_2m", False),
                          custom_sampler("euler_ancestral", True)])],
-        ONE, custom_sampling,
+        PAPER | ONE, custom_sampling,
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -31,7 +32,7 @@ def links(page: Path) -> list[str]:
 def inside(page: Path) -> list[tuple[Path, str]]:
     """(file, heading or "") of the links that are no addresses."""
     found = [link.partition("#") for link in links(page) if "://" not in link]
-    return [((page.parent / path).resolve() if path else page, heading)
+    return [((page.parent / unquote(path)).resolve() if path else page, heading)
             for path, _, heading in found]
 
 

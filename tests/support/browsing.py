@@ -46,12 +46,14 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser, server, host, renderer: str = "classic", palette: str = "dark") -> Iterator:
+def opened(browser, server, host, renderer: str = "classic", palette: str = "dark",
+           window: dict = WINDOW) -> Iterator:
     """An empty editor in one of the renderers; the pack leaves no error in the console."""
     version = tuple(map(int, frontend.pinned(host).rpartition("=")[2].split(".")[:2]))
     if renderer == "nodes 2.0" and version < FINISHED:
         pytest.skip(f"Nodes 2.0 is an experiment in {frontend.pinned(host)}")
     editor = browser.at(server.address)
+    editor.page.set_viewport_size(window)
     yield editor.look(renderer == "nodes 2.0", palette)
     assert editor.our_errors() == []
 

@@ -15,7 +15,6 @@ SETTINGS = {  # the panel that lists a node's widgets again, and nothing that co
     "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
     "Comfy.Minimap.Visible": False,
     "Comfy.VueNodes.AutoScaleLayout": False,
-    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,
 }
 READY = """() => window.app?.graph && window.app.extensionManager
            && window.LiteGraph?.registered_node_types?.RivalInvert"""
@@ -64,8 +63,10 @@ class Editor:
     def open(self, nodes_2: bool = False, palette: str = "dark") -> Editor:
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.errors.append(str(error.stack)))
-        # Core's own templates are a package of their own, which the tests do without.
+        # Core's own templates are a package of their own, and the registry of custom nodes, which
+        # is asked about the nodes of a template, is elsewhere: the tests do without.
         self.page.route("**/templates/index*.json", lambda route: route.fulfill(json=[]))
+        self.page.route("https://api.comfy.org/**", lambda route: route.fulfill(json={}))
         for name, value in {**SETTINGS, **look_of(nodes_2, palette)}.items():
             self.page.request.post(f"{self.address}/settings/{name}", data=json.dumps(value))
         self.page.goto(self.address)
@@ -106,6 +107,16 @@ class Editor:
         dialog.get_by_text(name, exact=True).first.click()
         dialog.wait_for(state="hidden")
         self.page.wait_for_function("() => app.graph.nodes.length > 4")
+
+    def scale(self) -> float:
+        return self.page.evaluate("() => app.canvas.ds.scale")
+
+    def canvas(self) -> tuple[float, float]:
+        """Its width and height, in pixels."""
+        return self.page.evaluate(
+            "() => { const box = app.canvas.canvas.getBoundingClientRect();"
+            "        return [box.width, box.height] }"
+        )
 
     def load(self, workflow: dict) -> None:
         self.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)

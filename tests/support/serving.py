@@ -68,6 +68,8 @@ def server(host, server_folder) -> Iterator[comfy_process.Client]:
             place(standin.cached(python, host, family_of(file)), target)
     place(STAND_INS, server_folder / "custom_nodes" / STAND_INS.name)
     paint_a_hole(host.path / "input" / "example.png", server_folder / "input" / "example.png")
+    for photo in ("one", "two"):  # in the folder that a template names
+        place(server_folder / "input" / "example.png", server_folder / f"input/photos/{photo}.png")
     quick = ["--force-fp32"]  # else a CPU casts the weights of float16 files at every call
     pages = frontend.static_files(python, host) if frontend.find_browser() else None
     with comfy_process.running(host, python, server_folder, quick, PACK_NAME,

@@ -7,7 +7,8 @@ import json
 from serving import MARKS, WORKFLOWS, files_of, mark_of
 from workflow import NOTES
 
-VARIATION = next(path for path in WORKFLOWS if path.stem == "variation")
+VARIATION = next(path for path in WORKFLOWS if path.stem == "1 Variation of a photo")
+LIBRARY = next(path for path in WORKFLOWS if path.stem == "7 Library of chains")
 STEPS = 6
 
 
@@ -17,7 +18,7 @@ def load(path) -> dict:
 
 def quick(node: dict) -> dict:
     """The inputs that give a node of a prompt few steps on few and small pictures."""
-    most = {"steps": STEPS, "iterations": 3, "batch_size": 2, "megapixels": 0.01}
+    most = {"steps": STEPS, "iterations": 2, "batch_size": 2, "megapixels": 0.01}
     if node["class_type"].startswith("Empty"):
         most |= {"width": 64, "height": 48}
     widgets = {n: value for n, value in node["inputs"].items() if not isinstance(value, list)}
