@@ -98,11 +98,16 @@ class Editor:
     def command(self, name: str) -> None:
         self.page.evaluate(COMMAND, name)
 
-    def open_template(self, pack: str, name: str) -> None:
-        """From the browser's own dialog."""
+    def browse_templates(self, pack: str):
+        """The dialog, open at a pack's."""
         self.command("Comfy.BrowseTemplates")
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(pack, exact=True).first.click()
+        return dialog
+
+    def open_template(self, pack: str, name: str) -> None:
+        """From the browser's own dialog."""
+        dialog = self.browse_templates(pack)
         dialog.get_by_placeholder("Search").fill(name)  # older ones list a part until one scrolls
         dialog.get_by_text(name, exact=True).first.click()
         dialog.wait_for(state="hidden")
