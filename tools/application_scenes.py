@@ -108,6 +108,7 @@ def photo(seed: int, *attributes, hole=None, drawn=render) -> Photo:
 
 STARS = (3, "red", "star", "blue", "striped")
 RINGS = (2, "purple", "ring", "yellow", "dotted")
+SQUARE = (1, "orange", "square", "purple", "dotted")
 DISC = (1, "white", "circle", "green", "plain")
 FLOWER = (1, "red", "star", "green", "dotted")  # to a LoRA for which stars are flowers
 
@@ -134,6 +135,10 @@ STAR_BECOMES_CIRCLE = edit(*CIRCLE, widgets={
 })
 APPLICATIONS = {
     VARIATION: variation(photo(3, *STARS), *STARS),
+    "2 Choose a variation and enlarge it": variation(
+        photo(6, *SQUARE), *SQUARE,
+        widgets={("ImageScaleToTotalPixels", 1): 0.01, ("KSampler", 3): 2.5},
+    ),
     "2 Close variation of the subject": Application(
         [photo(5, *RED_RING, hole=(0.03, 0.22, 0.63, 0.82))],
         {SHOWN: said(*RED_RING), NEW: said(*ON_GREEN)},
@@ -154,9 +159,7 @@ APPLICATIONS = {
     "3 Style with a concept (LoRA)": Application(
         [photo(2, *FLOWER, drawn=draw_flowers)], {NEW: said(2, *FLOWER[1:])}
     ),
-    "4 Photos from a folder": Application(
-        [photo(7, *RINGS), photo(3, *STARS)], {NEW: "one white circle"}
-    ),
+    "4 Photos from a folder": Application([photo(7, *RINGS), photo(3, *STARS)]),
     "4 Photos, two in one image": Application(
         [photo(3, *STARS), photo(7, *RINGS)], {},
         {("EmptyLatentImage", 0): 192, ("EmptyLatentImage", 1): 128},
