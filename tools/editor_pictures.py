@@ -37,7 +37,9 @@ def main() -> int:
     application = APPLICATIONS[VARIATION]
     window = dict(zip(SIZE, options.size))
     with served(host, VARIATION, application) as address, opened(address, window) as editor:
-        editor.browse_templates(PACK_NAME)
+        dialog = editor.browse_templates(PACK_NAME)
+        dialog.get_by_role("combobox", name="Sort by").click()  # else as the disk has them
+        editor.page.get_by_text("A → Z", exact=True).click()
         editor.page.wait_for_timeout(3000)  # until its pictures are there
         editor.page.screenshot(path=options.out / "templates.jpg", **LIGHTER)
         editor.page.keyboard.press("Escape")
