@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from scenes import caption
 EXEMPLARS, VARIATIONS = 5, 2  # at most that many are shown
 CELL, GAP, BETWEEN = 112, 6, 22  # pixels
 LABELS, LINE = 190, 21
+EDIT, COLUMNS, SMALL = 160, 8, 16  # of edits: a cell's pixels, cells in a row, a label's line
 ROWS, SIDE = 8, 160  # of a picture with a row for each exemplar, and a cell's pixels there
 
 
@@ -67,6 +69,30 @@ def rows(scenes: Sequence, shown: Tensor, rival: Sequence[Tensor], plain: Sequen
                 page.paste(to_image(image, SIDE), (left + j * (SIDE + GAP), y))
             if name == "exemplar" and captioned:
                 write(draw, left, y + SIDE + GAP // 2, [caption(scene.attributes)])
+    return page
+
+
+def edits(sheets: Sequence[tuple[str, Mapping, Mapping]]) -> Image.Image:
+    """The first photo, and what every method makes of it: (model, cases, outcomes) by change."""
+    cells = [
+        (f"the demo's {model}: {cases[change][0].task.target}",
+         {"the photo": cases[change][0].shown,
+          **{name: of_method[change][0].image for name, of_method in outcomes.items()}})
+        for model, cases, outcomes in sheets for change in cases
+    ]
+    step, high = EDIT + GAP, EDIT + 2 * SMALL + GAP
+    heights = [LINE + GAP + math.ceil(len(images) / COLUMNS) * high for _, images in cells]
+    page = Image.new("RGB", (2 * MARGIN + COLUMNS * step - GAP, MARGIN + sum(heights)), PAPER)
+    draw, top = ImageDraw.Draw(page), MARGIN // 2
+    for (title, images), height in zip(cells, heights):
+        write(draw, MARGIN, top, [title])
+        for i, (name, image) in enumerate(images.items()):
+            row, column = divmod(i, COLUMNS)
+            x, y = MARGIN + column * step, top + LINE + GAP + row * high
+            page.paste(to_image(image, EDIT), (x, y))
+            for j, line in enumerate(wrap(name.replace("`", ""), EDIT, font(SMALL - 2))[:2]):
+                draw.text((x, y + EDIT + j * SMALL), line, fill=INK, font=font(SMALL - 2))
+        top += height
     return page
 
 
