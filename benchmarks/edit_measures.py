@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ import torch
 from edit_methods import Task
 from judge import Judge, agreement, trained_judge
 from measures import oklab
-from render import coverage
+from quality import FIRST_SEED, choose_scenes
+from render import coverage, render
 from scenes import COLORS, Scene
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 COLOR, KIND = "colour", "kind"
+FIRST_JUDGED = FIRST_SEED + 10**6  # scenes on which the judge is judged
 NEAR = 4  # pixels about the shapes that are not yet the rest
 FOLDER = Path(__file__).resolve().parent.parent / ".cache" / "benchmarks"
 
@@ -82,6 +84,14 @@ def cover(scene) -> Tensor:
 def kinds(cases: Sequence, images: Sequence[Tensor]) -> int:
     """How many the judge takes for what they should be."""
     said = agreement(judge(), torch.stack(list(images)), [c.changed.attributes for c in cases])
+    return int(said["kind"].sum())
+
+
+def right(through: Callable[[Tensor], Tensor]) -> int:
+    """Of a hundred true scenes through an autoencoder, those whose kind the judge names."""
+    scenes = choose_scenes(100, "held-out", FIRST_JUDGED)
+    images = torch.cat([through(render(scenes[i:i + 20])) for i in range(0, len(scenes), 20)])
+    said = agreement(judge(), images, [scene.attributes for scene in scenes])
     return int(said["kind"].sum())
 
 

@@ -90,7 +90,7 @@ def plain(denoise: float = 1.0) -> Edit:
     return edit
 
 
-def blended(beside: bool) -> Edit:
+def blended(beside: bool, threshold: float) -> Edit:
     """RIVAL Blended Guidance, as in the template *edit*; beside: with its RIVAL Patch Model."""
 
     def edit(models: Models, task: Task, chain) -> dict:
@@ -100,8 +100,9 @@ def blended(beside: bool) -> Edit:
         if beside:
             model = RivalPatchModel.execute(model, chain, 0.1, 0.4, 1.0, 0.4, 1.0, "all",
                                             "live").args[0]
-        model = RivalBlendedGuidance.execute(model, 1.0, True, task.source, task.words, 0.3, 1.0,
-                                             "auto", None, chain, models.clip).args[0]
+        model = RivalBlendedGuidance.execute(model, 1.0, True, task.source, task.words,
+                                             threshold, 1.0, "auto", None, chain,
+                                             models.clip).args[0]
         return sample(models, task, chain, 3.5, model=model)
 
     return edit
@@ -164,12 +165,16 @@ def by_chain(solvers: str) -> list[Method]:
 
 COMMON = [Method("plain sampling", plain()), Method("image-to-image 0.6", plain(0.6))]
 SMOOTH = Method("RIVAL Edit, `smooth`", pair("smooth", 28, 0.85))
+DAMPED = solved("coupling 0.9, NPI", against_the_caption("chain"), "bdia", coupling=0.9)
 UNET = [
     *COMMON,
-    *(solved("template *edit*", blended(True), s) for s in ("ddim", "fixed_point", "anderson")),
-    solved("Blended Guidance", blended(False), "anderson"),
+    *(solved("template *edit*", blended(True, 0.3), s)
+      for s in ("ddim", "fixed_point", "anderson")),
+    solved("Blended Guidance", blended(False, 0.15), "anderson"),
     *(solved("NPI", against_the_caption("euler"), s) for s in ("anderson", "uni_inv")),
-    *by_chain("obelm bdia edict midpoint fireflow"),
+    *by_chain("obelm bdia"),
+    DAMPED,
+    *by_chain("edict midpoint fireflow"),
     solved("template", edit_friendly, "edit_friendly", steps=30),
     solved("Pull", pulled(), "ddim"),
     solved("Pull, keep_similar", pulled(similar=0.5), "ddim"),
@@ -182,6 +187,7 @@ FLOW = [
     *COMMON,
     solved("Pull", pulled(), "rf_inversion", captioned=False),
     solved("Pull, keep_similar", pulled(similar=0.7), "rf_inversion", captioned=False),
-    *by_chain("fireflow midpoint edict obelm"),
+    *by_chain("fireflow midpoint edict obelm bdia"),
+    DAMPED,
     SMOOTH,
 ]

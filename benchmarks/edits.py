@@ -12,6 +12,7 @@ difference outside the shapes, in levels of 255, from the photo as the autoencod
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 import time
@@ -55,7 +56,7 @@ def main() -> int:
 
 def run(host, options: argparse.Namespace) -> None:
     import torch
-    from edit_measures import COLOR, KIND
+    from edit_measures import COLOR, KIND, right
     from picture import edits
 
     torch.set_num_threads(1)  # so that the processor's time is that of the work
@@ -69,6 +70,9 @@ def run(host, options: argparse.Namespace) -> None:
         outcomes = measured(models, chosen, cases)
         print(f"\nthe demo's {name}, {host}, {options.scenes} scenes\n")
         print(table(cases, outcomes), flush=True)
+        if KIND in cases:
+            found = right(functools.partial(through, models))
+            print(f"\nthe judge is right about the kind of {found} of 100 true scenes")
         sheets.append((name, cases, outcomes))
     if options.figure:
         edits(sheets).save(options.figure, quality=85, optimize=True, progressive=True)
@@ -116,6 +120,11 @@ def case_of(models: Models, seed: int, attributes: tuple, color: str, kind: str,
     task = Task(photo, caption(scene.attributes), caption(wanted), words)
     changed = replace(scene, attributes=wanted, style=style)
     return Case(scene, changed, task, decoded(models, photo))
+
+
+def through(models: Models, images):
+    """Pictures [n, 3, h, w] as the autoencoder gives them."""
+    return models.vae.decode(models.vae.encode(images.movedim(1, -1))).movedim(-1, 1)
 
 
 def decoded(models: Models, latent: dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from scenes import caption
 EXEMPLARS, VARIATIONS = 5, 2  # at most that many are shown
 CELL, GAP, BETWEEN = 112, 6, 22  # pixels
 LABELS, LINE = 190, 21
-EDIT, COLUMNS, SMALL = 160, 8, 16  # of edits: a cell's pixels, cells in a row, a label's line
+EDIT, COLUMNS, SMALL = 128, 10, 16  # of edits: a cell's pixels, cells in a row, a label's line
+MODELS = {"unet": "The UNet", "flow": "The flow model"}
 ROWS, SIDE = 8, 160  # of a picture with a row for each exemplar, and a cell's pixels there
 
 
@@ -73,9 +75,12 @@ def rows(scenes: Sequence, shown: Tensor, rival: Sequence[Tensor], plain: Sequen
 
 
 def edits(sheets: Sequence[tuple[str, Mapping, Mapping]]) -> Image.Image:
-    """The first photo, and what every method makes of it: (model, cases, outcomes) by change."""
+    """The first photo, and what every method makes of it: (model, cases, outcomes) by change.
+
+    Above each block stands the caption that the edit is to fit.
+    """
     cells = [
-        (f"the demo's {model}: {cases[change][0].task.target}",
+        (f"{MODELS[model]}: {cases[change][0].task.target}",
          {"the photo": cases[change][0].shown,
           **{name: of_method[change][0].image for name, of_method in outcomes.items()}})
         for model, cases, outcomes in sheets for change in cases
@@ -90,7 +95,7 @@ def edits(sheets: Sequence[tuple[str, Mapping, Mapping]]) -> Image.Image:
             row, column = divmod(i, COLUMNS)
             x, y = MARGIN + column * step, top + LINE + GAP + row * high
             page.paste(to_image(image, EDIT), (x, y))
-            for j, line in enumerate(wrap(name.replace("`", ""), EDIT, font(SMALL - 2))[:2]):
+            for j, line in enumerate(wrap(re.sub("[`*]", "", name), EDIT, font(SMALL - 2))):
                 draw.text((x, y + EDIT + j * SMALL), line, fill=INK, font=font(SMALL - 2))
         top += height
     return page
