@@ -180,7 +180,7 @@ def of_latents(latents: dict, index: Tensor) -> dict:
     """The LATENT of some of its items, each with its own mask and its own draw of a seed."""
     samples, mask = latents["samples"], latents.get("noise_mask")
     passed = {**latents, "samples": samples[index.to(samples.device)]}
-    if mask is not None and len(mask) > 1:  # fewer masks than items are taken in turn, as by core
+    if mask is not None:  # fewer masks than items are taken in turn, as by core
         passed["noise_mask"] = mask[index.to(mask.device) % len(mask)]
     draws = draws_of(latents, 1)
     return {**passed, "batch_index": [draws[i] for i in index.tolist()]}
