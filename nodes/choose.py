@@ -105,33 +105,23 @@ class RivalChoose(io.ComfyNode):
     def execute(cls, images, chosen, rank_by, latents=None, photo=None, mask=None) -> io.NodeOutput:
         terms = parse(chosen)
         with named(NODE):
-            count = len(pictures("images", images))
-            check(count, latents, mask)
-            found = measure(
-                pictures("images", images),
-                None if photo is None else pictures("photo", photo),
-                mask,
-            )
+            shown = pictures("images", images)
+            check(len(images), latents, mask)
+            found = measure(shown, None if photo is None else pictures("photo", photo), mask)
             ranking = found[rank_by].ranking() if asks_for_best(terms) else ()
-            numbers = picks(terms, count, ranking)
-        captions = [caption(found, i) for i in range(count)]
+            numbers = picks(terms, len(images), ranking)
+        captions = [caption(found, i) for i in range(len(images))]
         table = "\n".join(line(i, words, numbers) for i, words in enumerate(captions))
-        shown = cls.sheet(images, captions, found, numbers)
-        if not numbers:
-            return output(host.none_of(), host.none_of(), table, text=said([], count, photo),
-                          **shown)
-        index = torch.tensor(numbers) - 1
-        passed = host.none_of(NO_LATENTS) if latents is None else of_latents(latents, index)
-        return output(images[index.to(images.device)], passed, table,
-                      text=said(numbers, count, photo), **shown)
+        sheet = cls.sheet(shown, captions, found, numbers)
+        text = said(numbers, len(images), photo)
+        return output(*passed(images, latents, numbers), table, text=text, **sheet)
 
     @classmethod
     def sheet(cls, images: Tensor, captions: list, found: dict[str, Score], numbers: list) -> dict:
-        """The contact sheet, and what web/js/choose.js needs to know to make a grid of it."""
-        size = images.shape[2], images.shape[1]
-        grid = grid_of(len(images), size, len(captions[0]))
-        rgb = pictures("images", images).movedim(1, -1)
-        sheet = draw_sheet(grid, lambda i: host.to_pillow(rgb[i]), captions, numbers)
+        """The contact sheet of [n, 3, H, W], and what web/js/choose.js needs to cut it up."""
+        grid = grid_of(len(images), (images.shape[3], images.shape[2]), len(captions[0]))
+        images = images.movedim(1, -1)
+        sheet = draw_sheet(grid, lambda i: host.to_pillow(images[i]), captions, numbers)
         told = {
             "size": grid.size,
             "boxes": [grid.box(i) for i in range(grid.count)],
@@ -174,6 +164,15 @@ def check(count: int, latents: dict | None, mask: Tensor | None) -> None:
             raise RivalError(
                 f"mask is a batch of {len(mask)} and images of {count}: give one, or one for each"
             )
+
+
+def passed(images: Tensor, latents: dict | None, numbers: list[int]) -> tuple:
+    """IMAGE and LATENT of the chosen ones, in their order; what needs one that is none waits."""
+    if not numbers:
+        return host.none_of(), host.none_of()
+    index = torch.tensor(numbers) - 1
+    chosen = host.none_of(NO_LATENTS) if latents is None else of_latents(latents, index)
+    return images[index.to(images.device)], chosen
 
 
 def of_latents(latents: dict, index: Tensor) -> dict:

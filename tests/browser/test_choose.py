@@ -17,6 +17,12 @@ NODE = "RivalChoose"
 MODULE = f"/extensions/{PACK_NAME}/js/choice.js"
 COLOURS = [0x200000, 0x4040F0, 0x30A030, 0xF0F0F0]  # of the pictures 1 to 4; the photo's is near 3
 PHOTO, CHOOSE, SHOWN = "30", "40", "50"
+WIRE = """() => {
+    const node = app.graph.nodes.find((node) => node.type === "RivalChoose");
+    const source = LiteGraph.createNode("PrimitiveString");
+    app.graph.add(source);
+    source.connect(0, node, node.inputs.findIndex((input) => input.name === "chosen"));
+}"""
 TICK = itertools.count()
 
 
@@ -167,9 +173,14 @@ def test_of_a_list_every_batch_is_chosen_from(page):
     open_graph(page, prompt)
     assert page.run_to_its_end() == "execution_success"
     page.centre(NODE, scale=1)
-    assert option(page, 1).count() == option(page, 2).count() == 2 and marked(page) == [2, 1]
+    assert option(page, 1).count() == option(page, 2).count() == 2
+    assert marked(page) == [2, 1]
     option(page, 2).last.click()
     assert (text(page), marked(page)) == ("2", [2, 2])
+    page.page.evaluate(WIRE)  # which sets the text from now on
+    assert option(page, 1).first.get_attribute("aria-disabled") == "true"
+    option(page, 1).first.click(force=True)
+    assert text(page) == "2"
 
 
 def test_its_rules_are_the_nodes(page):
