@@ -25,11 +25,11 @@ SETTINGS = {
 }
 
 
-@pytest.mark.host
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("kind", ["one row", "two rows"])
-def test_later_runs_pay_no_row_and_equal_live_bitwise(kind, name):
-    rows = {"one row": 1, "two rows": 2}[kind]
+@pytest.mark.parametrize(("rows", "name"), [
+    pytest.param(1, "defaults", marks=pytest.mark.host), (1, "coarse"), (1, "a part of the photo"),
+    pytest.param(2, "a part of the image", marks=pytest.mark.host), (2, "defaults"),
+])
+def test_later_runs_pay_no_row_and_equal_live_bitwise(rows, name):
     chain = invert(**({"negative": negative()} if rows == 2 else {}))
     live, _ = run(chain, "live", **SETTINGS[name])
     first, calls = run(chain, **SETTINGS[name])

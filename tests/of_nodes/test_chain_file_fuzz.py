@@ -81,7 +81,7 @@ def test_thousands_of_spoilt_files_are_refused_or_sound(tmp_path, tmp_path_facto
     started, slowest = time.monotonic(), 0.0
     tracemalloc.start()
     try:
-        for _ in range(3200):
+        for _ in range(2000):
             whole = rng.choice(wholes)
             data = mutate(whole, Parts(whole), rng)
             path.write_bytes(data)
@@ -102,7 +102,7 @@ def test_thousands_of_spoilt_files_are_refused_or_sound(tmp_path, tmp_path_facto
             assert tracemalloc.get_traced_memory()[1] - held < 200_000 + 30 * len(data)
     finally:
         tracemalloc.stop()
-    assert outcomes["refused"] > 2500 and outcomes["loaded"] > 50, outcomes
+    assert outcomes["refused"] > 1500 and outcomes["loaded"] > 30, outcomes
     assert list(tmp_path.iterdir()) == [path]
     print(outcomes, f"{time.monotonic() - started:.1f} s, slowest {slowest * 1000:.0f} ms")
 

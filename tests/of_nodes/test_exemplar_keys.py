@@ -74,9 +74,10 @@ def test_the_replace_phase_stays_exact(world):
 
 
 @pytest.mark.usefixtures("photos_apart")
-@pytest.mark.parametrize("patch", [
-    {}, {"strength": 0.5}, {"mask": torch.eye(8)[None]}, {"exemplar_mask": torch.ones(1, 8, 8)},
-])
+@pytest.mark.parametrize(("world", "patch"), [
+    ("sdxl", {}), ("sd15", {"strength": 0.5}), ("sd15", {"mask": torch.eye(8)[None]}),
+    ("sd15", {"exemplar_mask": torch.ones(1, 8, 8)}),
+], indirect=["world"])
 def test_live_and_cached_alike(world, patch):
     chain = world["invert"]()
     live = sample(world, chain, exemplar_keys="quarter", **patch)

@@ -98,9 +98,8 @@ def run_official(setup, steps, mistakes=frozenset()):
     )
 
 
-@pytest.mark.parametrize("steps", [20, pytest.param(50, marks=pytest.mark.any_host)])
-def test_parity(setup, filled, steps):
-    error = graph.relative(filled(steps), run_official(setup, steps))
+def test_parity(setup, filled):
+    error = graph.relative(filled(20), run_official(setup, 20))
     print(f"relative error {error:.1e}")
     assert error < TOLERANCE
 
@@ -222,8 +221,7 @@ def test_differential_diffusion_decides_at_every_step(setup):
 # --- another image -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [SIZE, (6, 12)])
-@pytest.mark.parametrize("start", ["shuffle", "gaussian"])
+@pytest.mark.parametrize(("size", "start"), [(SIZE, "shuffle"), ((6, 12), "gaussian")])
 def test_another_image_is_known_as_core_knows_it(setup, size, start):
     """The known part equals core's inpainting of it, bit for bit and noise for noise."""
     latent, chain = masked(image(9, size), hole(size)), chain_of(setup)

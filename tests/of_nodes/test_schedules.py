@@ -9,7 +9,9 @@ import torch
 pytestmark = pytest.mark.host
 
 
-@pytest.fixture(scope="module", params=["sd15", "sd15_lcm", "sdxl_edm"])
+@pytest.fixture(scope="module", params=[
+    "sd15", *(pytest.param(other, marks=pytest.mark.any_host) for other in ("sd15_lcm", "sdxl_edm"))
+])
 def setup(request):
     import tiny
 

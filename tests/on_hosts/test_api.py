@@ -36,6 +36,7 @@ def test_three_nodes_give_a_batch_of_variations(server):
     assert difference(images[0], images[1]) > 20
 
 
+@pytest.mark.any_host
 def test_the_seed_decides_the_image(server):
     """Three full runs of the sampler: a host keeps only the last prompt's results."""
     first, other, again = (run(server, prompts.variation(seed=seed)) for seed in (11, 12, 11))
@@ -89,6 +90,7 @@ def test_inversion_reports_its_steps_with_previews(server):
     assert "9 steps" in outcome.text("invert")
 
 
+@pytest.mark.any_host
 def test_exact_inversion_reports_its_evaluations_and_its_residual(server):
     inversion = prompts.exemplar(steps=7, solver="anderson", tolerance=0.0)
     inversion["check"] = prompts.node(
@@ -121,7 +123,9 @@ def before(server) -> list[np.ndarray]:
     return [run(server, prompt) for prompt in asked]
 
 
-@pytest.mark.parametrize("node", ["invert", "sample", "an iteration of invert"])
+@pytest.mark.parametrize("node", [
+    pytest.param("invert", marks=pytest.mark.any_host), "sample", "an iteration of invert",
+])
 def test_interrupting_leaves_nothing_behind(server, node, before):
     variation, vanilla = before
     long = {"sample": {"steps": 20, "batch": 4}}.get(node, {"steps": 100})

@@ -34,7 +34,8 @@ def other_sampling():
     return composing.run_node(ModelSamplingDiscrete, model_of("sd15"), "eps", True)[0]
 
 
-@pytest.mark.parametrize("changed", [lora, other_sampling])
+@pytest.mark.parametrize("changed", [pytest.param(lora, marks=pytest.mark.any_host),
+                                     other_sampling])  # fmt: skip
 def test_another_model_never_reads_what_is_not_its_own(changed):
     chain, model = invert(), changed()
     plain, _ = run(chain)
@@ -102,7 +103,8 @@ def test_what_is_wrapped_around_the_images_calls_does_not_touch_the_photos(other
     assert not torch.equal(samples, run(chain)[0])
 
 
-@pytest.mark.parametrize("other", [patched_output, replaced])
+@pytest.mark.parametrize("other", [patched_output,
+                                   pytest.param(replaced, marks=pytest.mark.any_host)])  # fmt: skip
 def test_beside_nodes_that_change_the_model_it_runs_live_and_says_so(caplog, other):
     chain, model = invert(), other()
     run(chain)

@@ -19,6 +19,7 @@ def test_random_graphs():
     assert found["ran"] and found["refused"]
 
 
+@pytest.mark.any_host
 def test_every_step_of_a_sampler_interrupted():
     """The graph's last moments: two model calls and the end of each step, and some more."""
     from campaign import interrupts, scenes
@@ -55,6 +56,7 @@ def test_out_of_memory_in_attention():
     assert found["tried again"] == 4 == found["the host's own error"]
 
 
+@pytest.mark.any_host
 def test_two_clients(server, server_folder):
     from campaign import clients
 

@@ -66,7 +66,11 @@ def test_rows_of_one_step(place, negative):
     assert len(seen) == 3 + negative
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", [
+    "two", "adapter", "one early, one late",
+    *(pytest.param(name, marks=pytest.mark.any_host)
+      for name in ("the same twice", "adapter after ControlNet", "early", "late")),
+])
 def test_rows_of_a_variation(name):
     """Several at once, and windows of the schedule, at every step of a run; each one counts."""
     chain, applied = chain_of(), SEVERAL[name]

@@ -210,7 +210,7 @@ def test_variation_of_another_size(start):
 
 
 @pytest.mark.parametrize(
-    "start, size", [("shuffle", None), ("shuffle", (6, 10)), ("gaussian", None)]
+    "start, size", [ONCE("shuffle", None), ("shuffle", (6, 10)), ONCE("gaussian", None)]
 )
 def test_a_batch_equals_single_runs(start, size):
     chain = chain_of(negative=True)
@@ -221,11 +221,11 @@ def test_a_batch_equals_single_runs(start, size):
         model = patched((chain, {}))
         return graph.rival_sample(model, chain, **prompts(), seed=1, start=start, **inputs)
 
-    batch = sample(batch_size=4, latent={"samples": one})
-    for i in range(4):
+    batch = sample(batch_size=3, latent={"samples": one})
+    for i in range(3):
         single = sample(latent={"samples": one, "batch_index": [i]})
         assert_close(batch[i : i + 1], single)
-    assert_close(sample(latent={"samples": one.expand(4, -1, -1, -1)}), batch)
+    assert_close(sample(latent={"samples": one.expand(3, -1, -1, -1)}), batch)
     assert_differ(batch[1:2], batch[:1], 0.01)
 
 

@@ -71,7 +71,8 @@ def test_full_strength_adds_no_attention(setup):
     assert Lending(alignment.Reader(step, {}), set()).replaces() == {}
 
 
-@pytest.mark.parametrize("stop", ["finishes", "fails", "is interrupted"])
+@pytest.mark.parametrize("stop", ["finishes", pytest.param("fails", marks=pytest.mark.any_host),
+                                  "is interrupted"])  # fmt: skip
 def test_nothing_is_left_on_the_model(setup, stop):
     """Patch, run, remove, run again equals vanilla, however the patched run ended."""
     import comfy.model_management

@@ -35,8 +35,8 @@ def differ(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def sdxl(text: str) -> dict:
-    """A few steps of core's sampler."""
-    prompt = prompts.core_sampler("checkpoint", steps=3)
+    """One step of core's sampler."""
+    prompt = prompts.core_sampler("checkpoint", steps=1)
     prompt["checkpoint"]["inputs"]["ckpt_name"] = CHECKPOINT_XL
     prompt["prompt"]["inputs"]["text"] = text
     return prompt
