@@ -118,12 +118,16 @@ PICTURES = {
     ),
     "RivalPatchModel": HelpPicture(
         "3 Style of a photo", UNSAID,
-        [Row("", [PHOTO], "One seed, one setting changed in each row. Empty prompt, KSampler, "
-                          "normalize_end 0: only attention brings the photo. Last row: RIVAL "
-                          f"KSampler, “{said(*SQUARES)}”."),
+        [Row("", [PHOTO], "One seed, empty prompt. Below the next row: one setting each, by "
+                          "KSampler, normalize_end 0, so that only attention brings the photo. "
+                          f"Last row: RIVAL KSampler, “{said(*SQUARES)}”."),
+         Row("how close, by RIVAL KSampler", [
+             Cell("very close", {("RivalKSampler", "denoise"): 0.6}),
+             Cell("close (default)"),
+             Cell("palette only", {("RivalPatchModel", "inject_end"): 0.0})]),
          patch("strength", (0.0, 0.5, 1.0), 1.0),
-         patch("replace_end", (0.0, 0.4, 0.8), 0.4),
-         patch("inject_end", (0.4, 0.7, 1.0), 1.0),
+         patch("replace_end", (0.0, 0.4, 1.0), 0.4),
+         patch("inject_end", (0.1, 0.6, 1.0), 1.0),
          patch("normalize_end", (0.0, 0.4, 1.0), 0.4,
                {("What the new images show", "text"): said(*SQUARES)})],
         PAPER | ONE | {("RivalPatchModel", "inject_start"): 0.0}, plain_sampling,
