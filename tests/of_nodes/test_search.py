@@ -22,6 +22,7 @@ FOUND = {
     "RivalPull": ["rf inversion"],
     "RivalSaveChain": ["save inversion"],
     "RivalLoadChain": ["load inversion"],
+    "RivalChoose": ["choose", "select", "compare images"],
 }
 
 
