@@ -20,7 +20,7 @@ from scenes import caption
 EXEMPLARS, VARIATIONS = 5, 2  # at most that many are shown
 CELL, GAP, BETWEEN = 112, 6, 22  # pixels
 LABELS, LINE = 190, 21
-EDIT, COLUMNS, SMALL = 128, 10, 16  # of edits: a cell's pixels, cells in a row, a label's line
+EDIT, COLUMNS, SMALL = 116, 11, 16  # of edits: a cell's pixels, cells in a row, a label's line
 MODELS = {"unet": "The UNet", "flow": "The flow model"}
 ROWS, SIDE = 8, 160  # of a picture with a row for each exemplar, and a cell's pixels there
 
@@ -77,12 +77,12 @@ def rows(scenes: Sequence, shown: Tensor, rival: Sequence[Tensor], plain: Sequen
 def edits(sheets: Sequence[tuple[str, Mapping, Mapping]]) -> Image.Image:
     """The first photo, and what every method makes of it: (model, cases, outcomes) by change.
 
-    Above each block stands the caption that the edit is to fit.
+    But the first, plain sampling. Above each block stands the caption that the edit is to fit.
     """
     cells = [
         (f"{MODELS[model]}: {cases[change][0].task.target}",
          {"the photo": cases[change][0].shown,
-          **{name: of_method[change][0].image for name, of_method in outcomes.items()}})
+          **{name: of_method[change][0].image for name, of_method in [*outcomes.items()][1:]}})
         for model, cases, outcomes in sheets for change in cases
     ]
     step, high = EDIT + GAP, EDIT + 2 * SMALL + GAP
@@ -95,8 +95,8 @@ def edits(sheets: Sequence[tuple[str, Mapping, Mapping]]) -> Image.Image:
             row, column = divmod(i, COLUMNS)
             x, y = MARGIN + column * step, top + LINE + GAP + row * high
             page.paste(to_image(image, EDIT), (x, y))
-            for j, line in enumerate(wrap(re.sub("[`*]", "", name), EDIT, font(SMALL - 2))):
-                draw.text((x, y + EDIT + j * SMALL), line, fill=INK, font=font(SMALL - 2))
+            for j, line in enumerate(wrap(re.sub("[`*]", "", name), EDIT + GAP, font(SMALL - 3))):
+                draw.text((x, y + EDIT + j * SMALL), line, fill=INK, font=font(SMALL - 3))
         top += height
     return page
 

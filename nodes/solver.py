@@ -24,8 +24,8 @@ def solver_inputs() -> list[io.Input]:
             "drifts at few steps. anderson: solved to its fixed point, so that 20 steps bring the "
             "photo back. fixed_point and empirical: the plain iteration, and AIDI's two-point one. "
             "uni_inv: one model call more in all, and nearer than ddim. obelm: one call a step and "
-            "the photo back exactly, at any cfg, by RIVAL KSampler's sampler chain: for edits. "
-            "bdia, and edict (two calls): exact as well, to compare. edit_friendly: exact from "
+            "the photo back exactly, at any cfg, by RIVAL KSampler's sampler chain. bdia: as well, "
+            "with coupling 0.9 for edits; edict: for two calls. edit_friendly: exact from "
             "fresh noise, each seed another edit (SD, SDXL). midpoint: two calls, near with "
             "chain; fireflow: almost as near for one. rf_inversion: flow models, drawn towards "
             "fresh noise, for free edits.",
@@ -82,9 +82,9 @@ def scheme_inputs() -> list[io.Input]:
         step=0.01,
         optional=True,
         tooltip="The one number that bdia (gamma), edict (p) and rf_inversion (gamma) have; 0 is "
-        "the method's own. bdia: 0.9 to 1, its own 1. edict: above 0.5, its own 0.93; both count "
-        "over 50 steps, whatever yours are. rf_inversion: its own 0.5; higher goes nearer to fresh "
-        "noise and edits more freely.",
+        "the method's own. bdia: 0.9 to 1, its own 1, for edits 0.9. edict: above 0.5, its own "
+        "0.93; both count over 50 steps, whatever yours are. rf_inversion: its own 0.5; higher "
+        "goes nearer to fresh noise and edits more freely.",
     )
     seed = io.Int.Input(
         "seed",
@@ -130,7 +130,8 @@ def uniform(conditioning: Any, is_transformer: bool) -> Any:
 
     Attention to one key is 1, and values are linear in the text: so one token, their mean, does
     (Uniform Attention Maps, 2411.19652). The pooled encoding stays. RivalError of a transformer:
-    most have image and text in one attention.
+    most have image and text in one attention, and Wan bends the text before its values are made,
+    so that no token's value is their mean.
     """
     if is_transformer:
         raise RivalError(
