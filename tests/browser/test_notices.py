@@ -78,6 +78,7 @@ def before(page, object_info, ids):
     page.load(load(VARIATION))
     for node_id, node in workflow.to_prompt(load(VARIATION), object_info).items():
         page.set_widgets(node_id, quick(node))
+    page.set_widgets(ids["RivalInvert"], {"solver": "ddim", "features": "live"})  # never warns
     unused = random.randrange(2**32)  # what is cached is not run
     page.set_widgets(
         ids[SAMPLER], {"batch_size": 1, "seed": unused, "control_after_generate": "fixed"}

@@ -79,7 +79,7 @@ def test_it_stays_as_wide_as_its_node(editor):
     """Clicking it selects the node, whose widgets a side panel then lists."""
     timeline = editor.page.locator(".rival-timeline:visible")
     before = timeline.bounding_box()["width"]
-    assert before > 0.85 * editor.outline(NODE)["width"]
+    assert before > 0.8 * editor.outline(NODE)["width"]
     drag(editor, "replace_end", 0.7)
     editor.page.wait_for_timeout(700)
     assert timeline.bounding_box()["width"] == pytest.approx(before, rel=0.01)
