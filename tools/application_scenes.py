@@ -177,7 +177,7 @@ APPLICATIONS = {
     "6 Edit by two prompts (no inversion)": edit(
         *CIRCLE, widgets={("RivalEdit", 4): 3.5, ("RivalEdit", 5): 1.0}
     ),
-    "6 Edit exactly (O-BELM)": edit(*BLUE_STAR),
+    "6 Edit exactly": edit(*BLUE_STAR),
     "6 Edit in several ways (edit-friendly)": edit(*CIRCLE, widgets={("RivalInvert", 5): 1.75}),
     "7 Library of chains": variation(photo(9, *DISC), *DISC, template=VARIATION),
     "7 Reconstruct a photo": variation(photo(7, *RINGS), *RINGS),
