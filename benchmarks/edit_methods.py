@@ -91,7 +91,7 @@ def plain(denoise: float = 1.0) -> Edit:
 
 
 def blended(beside: bool, threshold: float) -> Edit:
-    """RIVAL Blended Guidance, as in the template *edit*; beside: with its RIVAL Patch Model."""
+    """RIVAL Blended Guidance, as in *6 Edit by words*; beside: with its RIVAL Patch Model."""
 
     def edit(models: Models, task: Task, chain) -> dict:
         from comfyui_rival.nodes import RivalBlendedGuidance, RivalPatchModel
@@ -109,7 +109,7 @@ def blended(beside: bool, threshold: float) -> Edit:
 
 
 def against_the_caption(sampler: str) -> Edit:
-    """Negative-Prompt Inversion, as in the template *edit_exact*: the caption is the negative."""
+    """Negative-Prompt Inversion, as in the template *6 Edit exactly*: the caption is the negative."""
 
     def edit(models: Models, task: Task, chain) -> dict:
         return sample(models, task, chain, CFG, sampler, 0.8, task.source)
@@ -118,7 +118,7 @@ def against_the_caption(sampler: str) -> Edit:
 
 
 def edit_friendly(models: Models, task: Task, chain) -> dict:
-    """The template *edit_friendly*."""
+    """The template *6 Edit in several ways*."""
     return sample(models, task, chain, CFG, "chain", 0.64)
 
 
@@ -168,7 +168,7 @@ SMOOTH = Method("RIVAL Edit, `smooth`", pair("smooth", 28, 0.85))
 DAMPED = solved("coupling 0.9, NPI", against_the_caption("chain"), "bdia", coupling=0.9)
 UNET = [
     *COMMON,
-    *(solved("template *edit*", blended(True, 0.3), s)
+    *(solved("*6 Edit by words*", blended(True, 0.3), s)
       for s in ("ddim", "fixed_point", "anderson")),
     solved("Blended Guidance", blended(False, 0.15), "anderson"),
     *(solved("NPI", against_the_caption("euler"), s) for s in ("anderson", "uni_inv")),
