@@ -109,7 +109,7 @@ def blended(beside: bool, threshold: float) -> Edit:
 
 
 def against_the_caption(sampler: str) -> Edit:
-    """Negative-Prompt Inversion, as in the template *6 Edit exactly*: the caption is the negative."""
+    """Negative-Prompt Inversion, as in *6 Edit exactly*: the caption is the negative."""
 
     def edit(models: Models, task: Task, chain) -> dict:
         return sample(models, task, chain, CFG, sampler, 0.8, task.source)
