@@ -32,7 +32,6 @@ def round_trip(setup, **inverted) -> float:
     return reconstruct(setup["model"], chain)[1]
 
 
-@pytest.mark.host
 def test_anderson_is_exact_in_few_steps_and_ddim_is_not(setup):
     assert round_trip(setup, steps=20, solver="anderson") < 1e-5
     assert round_trip(setup, steps=20) > 0.02

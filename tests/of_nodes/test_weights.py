@@ -199,6 +199,7 @@ def test_loras_and_strengths():
     assert not differ(base, with_lora(base, 0.0))
 
 
+@pytest.mark.any_host
 def test_merges():
     from comfy_extras.nodes_model_merging import ModelMergeSimple
     from composing import run_node
@@ -234,6 +235,7 @@ def reconstruct(model, chain):
     return RivalReconstruct.execute(model, chain).args[3]
 
 
+@pytest.mark.any_host
 def test_who_says_so(caplog):
     """Each node that would use the chain, once; and it goes on."""
     base = tiny.build("sd15")
@@ -257,6 +259,7 @@ def test_who_says_so(caplog):
     assert len(said) == 2 and all("with another checkpoint than" in n for n in said)
 
 
+@pytest.mark.any_host
 def test_a_lora_that_both_inverts_and_samples_is_no_news(caplog):
     model = with_lora(tiny.build("sd15"))
     chain, _ = graph.invert(model, {"samples": latent(1)}, prompt("sd15", 1), steps=5)
