@@ -12,7 +12,7 @@ import spies
 import tiny
 import torch
 from composing import model_of, run_node
-from edits import FEW, Case, by_hand
+from edit_cases import FEW, Case, by_hand
 from graph import relative
 
 pytestmark = pytest.mark.host

@@ -177,7 +177,8 @@ def test_loading_tells_what_the_chain_is(folders, caplog):
     from comfyui_rival.nodes import RivalLoadChain
 
     shown = RivalLoadChain.execute(save(chain_of(width=16))).ui
-    assert shown["text"][0].startswith("SD15, latent 16 x 8, schedule rival, solver ddim: 5 steps")
+    told = "SD15, latent 16 x 8, schedule rival, solver ddim: inverted poorly: 5 steps"
+    assert shown["text"][0].startswith(told)
     (picture,) = shown["images"]
     assert picture["type"] == "temp" and (folders / "temp" / picture["filename"]).is_file()
 
