@@ -6,12 +6,11 @@ import functools
 from collections.abc import Callable, Sequence
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 import torch
 from edit_methods import Task
-from judge import Judge, agreement, trained_judge
+from judge import FOLDER, Judge, agreement, trained_judge
 from measures import oklab
 from quality import FIRST_SEED, choose_scenes
 from render import coverage, render
@@ -22,7 +21,6 @@ from torch.nn.functional import max_pool2d
 COLOR, KIND = "colour", "kind"
 FIRST_JUDGED = FIRST_SEED + 10**6  # scenes on which the judge is judged
 NEAR = 4  # pixels about the shapes that are not yet the rest
-FOLDER = Path(__file__).resolve().parent.parent / ".cache" / "benchmarks"
 
 
 @dataclass(frozen=True)

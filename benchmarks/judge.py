@@ -26,6 +26,7 @@ from split import trained_attributes
 
 HEADS = {"texture": len(TEXTURES), "kind": len(KINDS), "count": len(COUNTS)}
 PATCH = 4  # pixels, each way
+FOLDER = REPO / ".cache" / "benchmarks"  # where judges are kept
 FIRST_SEED = 8 * 10**9  # of its own scenes: no other part uses them
 
 Pass = Callable[[Tensor], Tensor]  # pictures to the same ones, through the autoencoder

@@ -14,8 +14,7 @@ import in_process
 import torch
 from torch import Tensor, nn
 
-if in_process.PACK not in in_process.sys.modules:
-    in_process.register_pack()
+in_process.register_pack()
 from comfyui_rival.rival_core.choosing.measures import oklab
 
 LAGS = 32  # pixels, each way, over which a texture is compared with itself

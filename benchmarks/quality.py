@@ -118,10 +118,10 @@ def run(options: argparse.Namespace) -> None:
 
 def prepared(options: argparse.Namespace) -> tuple:
     """The model, the judge for its autoencoder, and a clock that runs since then."""
-    from judge import trained_judge
+    from judge import FOLDER, trained_judge
 
     clock, model = Clock(), demo_model(options)
-    return model, trained_judge(model.through, REPO / ".cache" / "benchmarks", model.digest), clock
+    return model, trained_judge(model.through, FOLDER, model.digest), clock
 
 
 def demo_model(options: argparse.Namespace):

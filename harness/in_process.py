@@ -32,7 +32,9 @@ def prepare_host(path: Path, cpu: bool = True, pytorch_attention: bool = False) 
 
 
 def register_pack() -> None:
-    """Import the repository's root as a package of its own name."""
+    """Import the repository's root as a package of its own name, once."""
+    if PACK in sys.modules:
+        return
     spec = importlib.util.spec_from_file_location(
         PACK, REPO / "__init__.py", submodule_search_locations=[str(REPO)]
     )

@@ -82,12 +82,12 @@ class LatentStore:
         fits = [a.count * ROOM <= size**2 for a in captions.attributes]
         self.fitting = torch.tensor(fits).nonzero().flatten()
         self.rounds: dict[int, tuple[Tensor, Tensor]] = {}
-        self.scenes: list[Scene] = []  # of the last batch
         kept = [int(path.stem) for path in self.folder.glob("*.pt")]
         self.oldest = min(kept, default=None)  # none is made of what another size has seen
 
-    def at(self, samples: int, size: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        """The batch after so many samples: [n, 16, h, w], [n / 4, 77, 768] and a generator."""
+    def at(self, samples: int,
+           size: int) -> tuple[Tensor, Tensor, list[Scene], torch.Generator]:
+        """The batch after so many samples: [n, 16, h, w], [n / 4, 77, 768], scenes, a generator."""
         generator = torch.Generator().manual_seed(samples)
         newest = newest_round(samples)
         self.oldest = newest if self.oldest is None else self.oldest
@@ -97,12 +97,12 @@ class LatentStore:
         places = torch.randint(SCENES_PER_ROUND // GROUP, (groups,), generator=generator)
         picks = [*zip(picks.tolist(), places.tolist())]
         chosen = [self._group(*pick) for pick in picks]
-        self.scenes = [self._scene(number, place * GROUP + i, row.item() - 1)
-                       for (number, place), (_, row) in zip(picks, chosen) for i in range(GROUP)]
+        scenes = [self._scene(number, place * GROUP + i, row.item() - 1)
+                  for (number, place), (_, row) in zip(picks, chosen) for i in range(GROUP)]
         named = torch.rand(groups, generator=generator) >= EMPTY_SHARE
         rows = torch.stack([row for _, row in chosen]) * named
         latents = torch.cat([latents for latents, _ in chosen]).float()
-        return latents, self.captions.embedded[rows].float(), generator
+        return latents, self.captions.embedded[rows].float(), scenes, generator
 
     def _group(self, number: int, place: int) -> tuple[Tensor, Tensor]:
         if number not in self.rounds:

@@ -15,8 +15,7 @@ from flow import shifted
 from torch import Tensor, nn
 from wan import CHANNELS, PATCH, Wan, turned, turns_at
 
-if in_process.PACK not in in_process.sys.modules:
-    in_process.register_pack()
+in_process.register_pack()
 from comfyui_rival.rival_core.chain.chain import ModelCard
 from comfyui_rival.rival_core.chain.tokens import Layer, Tokens
 from comfyui_rival.rival_core.diffusers.flow import grid_of

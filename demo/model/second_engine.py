@@ -22,8 +22,7 @@ from autoencoder import Autoencoder
 from clip import TextEncoder
 from torch import nn
 
-if in_process.PACK not in in_process.sys.modules:
-    in_process.register_pack()
+in_process.register_pack()
 from comfyui_rival.rival_core.diffusers import model as diffusers_model
 from comfyui_rival.rival_core.diffusers.model import Prompt
 

@@ -115,8 +115,8 @@ def train_flow(training: Training, captions, options: argparse.Namespace,
             block.compile(dynamic=False)
 
     def loss() -> torch.Tensor:
-        latents, text, generator = store.at(training.samples, options.batch)
-        parts = (part.to(training.device) for part in (latents, text, hints(store.scenes)))
+        latents, text, scenes, generator = store.at(training.samples, options.batch)
+        parts = (part.to(training.device) for part in (latents, text, hints(scenes)))
         return learner.loss(*parts, generator)
 
     run(training, loss, options.batch, options.samples, deadline)

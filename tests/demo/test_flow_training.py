@@ -19,6 +19,7 @@ import images
 import scenes
 import train_flow
 import wide_images
+from render import render
 from safetensors.torch import save_file
 from training import CPU, NEVER, FewCaptions
 from wide_autoencoder import WideAutoencoder
@@ -96,10 +97,13 @@ def test_the_decoder_may_learn_alone(tmp_path):
 def test_latents_come_in_groups_of_one_caption_and_are_kept(tmp_path):
     captions = FewCaptions()
     store = flow_data.LatentStore(captions, WideAutoencoder(), tmp_path, size=64)
-    latents, text, _ = store.at(0, BATCH)
+    latents, text, drawn, _ = store.at(0, BATCH)
     assert latents.shape == (BATCH, 16, 8, 8)
     assert text.shape == (BATCH // flow_data.GROUP, 77, 768)
-    again, _, _ = flow_data.LatentStore(captions, WideAutoencoder(), tmp_path, size=64).at(0, BATCH)
+    shown = store.autoencoder.encode(render(drawn)).detach()  # hints are of the same scenes
+    nearest = torch.cdist(latents.flatten(1), shown.flatten(1)).argmin(dim=1)
+    assert nearest.tolist() == [*range(BATCH)]
+    again, *_ = flow_data.LatentStore(captions, WideAutoencoder(), tmp_path, size=64).at(0, BATCH)
     assert latents.isfinite().all() and again.shape == latents.shape
     assert len(list(store.folder.glob("*.pt"))) == 1
 

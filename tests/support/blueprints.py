@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 
 from serving import REPO
 
 BLUEPRINTS = sorted((REPO / "subgraphs").glob("*.json"))
 GIVEN, RESULT = -10, -20  # the ids of a subgraph's own ends in its links
 PHOTO, SAVED = 101, 102  # no node inside has these
-
-
-def load(path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def inside(blueprint: dict) -> dict:

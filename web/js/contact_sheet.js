@@ -1,17 +1,12 @@
 // The pictures of RIVAL Choose as an element: a list box, by mouse and by keyboard.
 
+import { make } from "./widgets.js";
+
 const LEAST = 76; // pixels, of a cell
 const GAP = 6;
 const STILL = 5; // pixels that a pointer may move and still click
 const WAITING = "The pictures are shown here when this has run.";
 const GONE = "The pictures of the last run are gone: run it again to see them.";
-
-const make = (tag, className, attributes = {}) => {
-  const element = document.createElement(tag);
-  element.className = className;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-};
 
 const say = (className, text) => {
   const element = make("span", className);

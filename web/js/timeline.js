@@ -1,6 +1,7 @@
 // The timeline's element: what each part of the schedule reads, and a handle for each gate.
 
 import { fractionAt, lanes } from "./gates.js";
+import { make } from "./widgets.js";
 
 const STEP = 0.01;
 const LEAP = 0.1;
@@ -23,13 +24,6 @@ const WORDS = { // the label, a shorter one, the meaning
 };
 const COUNTED = "\nAs in the paper's code, a step right at a gate still takes the colours, and no longer "
   + "reads only the photo: so the same value may count one step more for the colours.";
-
-const make = (tag, className, attributes = {}) => {
-  const element = document.createElement(tag);
-  element.className = className;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-};
 
 const percent = (fraction) => `${100 * fraction}%`;
 

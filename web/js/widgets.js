@@ -9,6 +9,14 @@ export function setValue(app, node, name, value) {
   widget.callback?.(value, app.canvas, node);
 }
 
+/** An element of the page. */
+export const make = (tag, className, attributes = {}) => {
+  const element = document.createElement(tag);
+  element.className = className;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+};
+
 /** Whether a wire sets the widget. */
 export const isLinked = (node, name) =>
   (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
