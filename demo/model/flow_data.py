@@ -7,6 +7,7 @@ are made by the round and kept, for every round is seen several times.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -119,7 +120,7 @@ class LatentStore:
         """Its latents in half precision and the row of each group's caption, from its file."""
         path = self.folder / f"{number}.pt"
         if not path.exists():
-            partial = path.with_suffix(".partial")
+            partial = path.with_suffix(f".{os.getpid()}.partial")
             torch.save(self._draw(number), partial)
             partial.replace(path)
         return torch.load(path, weights_only=True)

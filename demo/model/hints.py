@@ -2,7 +2,8 @@
 
 REPA (Yu et al. 2024, arXiv 2410.06940) aligns a transformer's hidden states with those of another
 network. There is none here, but a procedural scene knows what such states would have to say: the
-nearest shape's place, size, turn and kind, the texture's type and phase, the colours. A reader
+nearest shape's place, size, turn and kind, the texture's type and phase, the colours, and where
+within a token's reach there is shape and where the second shade, whatever their colours. A reader
 asks these of every token half way through the network, so that its first half comes to know them;
 what is shipped has no reader.
 """
@@ -13,6 +14,7 @@ import math
 
 import torch
 from flow import learning_times, noised
+from render import layers
 from scenes import COUNTS, KINDS, TEXTURES, Scene
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
@@ -20,12 +22,13 @@ from wan import Wan
 
 TOKEN = 16  # pixels each way
 CORNERS = {"circle": 0, "square": 4, "triangle": 3, "star": 5, "ring": 0}
-HINTS = 5 + 4 + len(KINDS) + len(COUNTS) + len(TEXTURES) + 9
-WEIGHT = 0.3  # of an error in these beside one in the velocity
+CELLS = 4  # of a token's reach, each way
+HINTS = 5 + 4 + 2 * CELLS**2 + len(KINDS) + len(COUNTS) + len(TEXTURES) + 9
+WEIGHT = 0.6  # of an error in these beside one in the velocity
 
 
 class Reader(nn.Module):
-    """Reads every token's hints from a hidden state: [n, tokens, width] to [n, tokens, 31]."""
+    """Reads every token's hints from a hidden state: [n, tokens, width] to [n, tokens, 63]."""
 
     def __init__(self, width: int, hidden: int = 256):
         super().__init__()
@@ -46,7 +49,7 @@ class Learner(nn.Module):
 
     def loss(self, latents: Tensor, text: Tensor, said: Tensor,
              generator: torch.Generator) -> Tensor:
-        """Squared errors of velocity and hints. said: [n, tokens, 31]; else as `flow_loss`."""
+        """Squared errors of velocity and hints. said: [n, tokens, 63]; else as `flow_loss`."""
         sigma = learning_times(len(latents), generator).to(latents.device)
         x, velocity = noised(latents, sigma, generator)
         with torch.autocast(latents.device.type, torch.bfloat16):
@@ -62,10 +65,10 @@ def network_weights(saved: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def hints(scenes: list[Scene]) -> Tensor:
-    """What there is to read, [n, tokens, 31], row by row; every number is about 1 in size."""
+    """What there is to read, [n, tokens, 63], row by row; every number is about 1 in size."""
     places = torch.arange(scenes[0].size // TOKEN) * TOKEN + TOKEN / 2
     y, x = (place.flatten() for place in torch.meshgrid(places, places, indexing="ij"))
-    local = [_shape_hints(scenes, x, y), _texture_hints(scenes, x, y)]
+    local = [_shape_hints(scenes, x, y), _texture_hints(scenes, x, y), _drawn_hints(scenes)]
     said = torch.tensor([_said(scene) for scene in scenes])
     return torch.cat([*local, said[:, None].expand(-1, len(x), -1)], dim=2)
 
@@ -85,7 +88,7 @@ def _shape_hints(scenes: list[Scene], x: Tensor, y: Tensor) -> Tensor:
     turn, known = corners * rotation, (corners > 0) / (1 + distance)
     fade = 1 / (1 + distance**2)
     return torch.stack([2 * fade, 2 * fade * dx / radius, 2 * fade * dy / radius,
-                        2 * known * turn.cos(), 2 * known * turn.sin()], dim=2)
+                        4 * known * turn.cos(), 4 * known * turn.sin()], dim=2)
 
 
 def _texture_hints(scenes: list[Scene], x: Tensor, y: Tensor) -> Tensor:
@@ -99,6 +102,17 @@ def _texture_hints(scenes: list[Scene], x: Tensor, y: Tensor) -> Tensor:
     one, two = torch.tensor(kept).float()[:, :, None].unbind(1)
     return torch.stack([one * along.cos(), one * along.sin(),
                         two * across.cos(), two * across.sin()], dim=2)
+
+
+def _drawn_hints(scenes: list[Scene]) -> Tensor:
+    """Shape or not, and which shade, at the middles of every token's cells. [n, t, 32]"""
+    cell = TOKEN // CELLS
+    middles = torch.arange(scenes[0].size // cell) * cell + cell / 2
+    y, x = torch.meshgrid(middles, middles, indexing="ij")
+    cover, share = layers(scenes, x, y)
+    drawn = torch.stack([2 * cover, 2 * share * (1 - cover)], dim=1)
+    tokens = drawn.unflatten(3, (-1, CELLS)).unflatten(2, (-1, CELLS))
+    return tokens.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def _said(scene: Scene) -> list[float]:

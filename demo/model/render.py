@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from scenes import COUNTS, KINDS, TEXTURES, Scene
 
+SHADES = attrgetter("color"), attrgetter("background"), attrgetter("second")
 CHUNK = 32  # scenes at a time: what fits a processor's cache is drawn several times faster
 
 
@@ -21,18 +23,26 @@ def _render(scenes: Sequence[Scene], device: torch.device | str) -> torch.Tensor
     size = scenes[0].size
     pixels = torch.arange(size, device=device) + 0.5
     y, x = torch.meshgrid(pixels, pixels, indexing="ij")
-    images = torch.empty(len(scenes), 3, size, size, device=device)
-    for texture in TEXTURES:
-        rows = [i for i, scene in enumerate(scenes) if scene.attributes.texture == texture]
-        if rows:
-            images[rows] = _background([scenes[i] for i in rows], texture, x, y)
+    cover, share = (part[:, None] for part in layers(scenes, x, y))
+    color, first, second = (_column([shade(scene.style) for scene in scenes], x)
+                            for shade in SHADES)
+    images = first + (second - first) * share
+    return images * (1 - cover) + color * cover
+
+
+def layers(scenes: Sequence[Scene], x: torch.Tensor, y: torch.Tensor
+           ) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the shapes cover, and the second shade's share behind them: [n, h, w] each."""
+    cover, share = torch.zeros(2, len(scenes), *x.shape, device=x.device)
     for kind in KINDS:
         rows = [i for i, scene in enumerate(scenes) if scene.attributes.kind == kind]
         if rows:
-            cover = coverage([scenes[i] for i in rows], kind, x, y)[:, None]
-            color = _column([scenes[i].style.color for i in rows], x)
-            images[rows] = images[rows] * (1 - cover) + color * cover
-    return images
+            cover[rows] = coverage([scenes[i] for i in rows], kind, x, y)
+    for texture in TEXTURES:
+        rows = [i for i, scene in enumerate(scenes) if scene.attributes.texture == texture]
+        if rows and texture != "plain":
+            share[rows] = _texture([scenes[i] for i in rows], texture, x, y)
+    return cover, share
 
 
 def coverage(scenes: Sequence[Scene], kind: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -82,19 +92,13 @@ def _star(distance: torch.Tensor, angle: torch.Tensor, inner: float = 0.45) -> t
     return offset - distance * (normal_x * folded.cos() + normal_y * folded.sin())
 
 
-def _background(scenes: Sequence[Scene], texture: str, x: torch.Tensor,
-                y: torch.Tensor) -> torch.Tensor:
-    """The two shades mixed by the texture's pattern, [n, 3, h, w]."""
-    first = _column([scene.style.background for scene in scenes], x)
-    if texture == "plain":
-        return first.expand(-1, -1, *x.shape)
-    second = _column([scene.style.second for scene in scenes], x)
-    period = _column([(scene.style.period,) for scene in scenes], x)
-    angle = _column([(scene.style.angle,) for scene in scenes], x)
+def _texture(scenes: Sequence[Scene], texture: str, x: torch.Tensor,
+             y: torch.Tensor) -> torch.Tensor:
+    period, angle = (_column([(number(scene.style),) for scene in scenes], x)
+                     for number in (attrgetter("period"), attrgetter("angle")))
     along = x * angle.cos() + y * angle.sin()
     across = y * angle.cos() - x * angle.sin()
-    share = _pattern(texture, along, across, period)
-    return first + (second - first) * share
+    return _pattern(texture, along, across, period)[:, 0]
 
 
 def _pattern(texture: str, along: torch.Tensor, across: torch.Tensor,

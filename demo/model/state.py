@@ -6,6 +6,7 @@ import copy
 import os
 from pathlib import Path
 
+import together
 import torch
 from torch import nn
 
@@ -32,12 +33,17 @@ class Training:
         if self.path.exists():
             self._load()
 
+    def seed(self, batch: int) -> int:
+        """The number of the next batch's first sample, in this process."""
+        return self.samples + together.place() * batch
+
     def update(self, loss: torch.Tensor, samples: int, slowing: float = 1.0) -> None:
         """One step of the optimizer, at this share of its rate, and of the running average."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * slowing * min(1.0, (self.step + 1) / self.warmup)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        together.average([p.grad for p in self.model.parameters() if p.grad is not None])
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
@@ -50,6 +56,8 @@ class Training:
 
     def save(self) -> None:
         """Write everything to a file of its own, then move that into place whole."""
+        if together.place() > 0:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(f".{os.getpid()}.partial")
         torch.save({"model": self.model.state_dict(), "average": self.average,

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import together
 import torch
 from autoencoder import Autoencoder, start_as_mosaic
 from diffusion import noise_loss
@@ -41,10 +42,11 @@ class Deadline:
         """1, or what falls from 1 to 0 over the chunk."""
         if not self.slowing:
             return 1.0
-        return max(0.0, (self.end - time.monotonic()) / (self.end - self.start))
+        left = (self.end - time.monotonic()) / (self.end - self.start)
+        return max(0.0, together.as_first(left))
 
     def passed(self) -> bool:
-        return time.monotonic() >= self.end
+        return together.as_first(time.monotonic() - self.end) >= 0
 
     def catch_signals(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,7 +86,7 @@ def train_autoencoder(training: Training, batch: int, wanted: int, deadline: Dea
     batches = ImageBatches(training.device)
 
     def loss() -> torch.Tensor:
-        images, generator = batches.at(training.samples, batch)
+        images, generator = batches.at(training.seed(batch), batch)
         return autoencoder_loss(training.model, images, generator, decoder_only)
 
     run(training, loss, batch, wanted, deadline)
@@ -98,7 +100,7 @@ def train_unet(training: Training, autoencoder: Autoencoder, captions, batch: in
     batches = LatentBatches(captions, autoencoder, training.device, size)
 
     def loss() -> torch.Tensor:
-        return noise_loss(training.model, *batches.at(training.samples, batch))
+        return noise_loss(training.model, *batches.at(training.seed(batch), batch))
 
     run(training, loss, batch, wanted, deadline)
 
@@ -109,12 +111,12 @@ def run(training: Training, loss: Callable[[], torch.Tensor], batch: int, wanted
     first, losses = training.samples, []
     while training.samples < wanted and not deadline.passed():
         value = loss()
-        training.update(value, batch, deadline.share_of_rate())
+        training.update(value, batch * together.count(), deadline.share_of_rate())
         losses.append(value.detach())
         now = time.monotonic()
         training.seconds += now - last
         last = now
-        if now - said > REPORT_EVERY:
+        if now - said > REPORT_EVERY and together.place() == 0:
             mean = torch.stack(losses).mean().item()
             rate = (training.samples - first) / (now - started)
             print(f"{training.name} samples {training.samples} loss {mean:.4f}"

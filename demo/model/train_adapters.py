@@ -40,7 +40,7 @@ def train_control(training: Training, unet, batches: control.OutlineBatches, bat
     """Up to this many scenes in all, or up to the deadline."""
 
     def loss() -> torch.Tensor:
-        drawn, hints = batches.hinted(training.samples, batch)
+        drawn, hints = batches.hinted(training.seed(batch), batch)
         return noise_loss(control.Controlled(unet, training.model, hints), *drawn)
 
     run(training, loss, batch, wanted, deadline)
@@ -56,7 +56,7 @@ def train_concept(training: Training, batches: concept.ConceptBatches, batch: in
     """Up to this many pictures in all, or up to the deadline."""
 
     def loss() -> torch.Tensor:
-        return noise_loss(training.model, *batches.at(training.samples, batch))
+        return noise_loss(training.model, *batches.at(training.seed(batch), batch))
 
     run(training, loss, batch, wanted, deadline)
 

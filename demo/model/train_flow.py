@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 import flow_file
+import together
 import torch
 from export import REPO
 from muon import MuonBesideAdam
@@ -58,7 +59,7 @@ def train_autoencoder(training: Training, options: argparse.Namespace, deadline:
     batches = MixedBatches(training.device)
 
     def loss() -> torch.Tensor:
-        return wide_loss(training.model, *batches.at(training.samples, options.batch))
+        return wide_loss(training.model, *batches.at(training.seed(options.batch), options.batch))
 
     run(training, loss, options.batch, options.samples, deadline)
     save_file(flow_file.autoencoder_tensors(training.averaged()),
@@ -115,11 +116,13 @@ def train_flow(training: Training, captions, options: argparse.Namespace,
             block.compile(dynamic=False)
 
     def loss() -> torch.Tensor:
-        latents, text, scenes, generator = store.at(training.samples, options.batch)
+        latents, text, scenes, generator = store.at(training.seed(options.batch), options.batch)
         parts = (part.to(training.device) for part in (latents, text, hints(scenes)))
         return learner.loss(*parts, generator)
 
     run(training, loss, options.batch, options.samples, deadline)
+    if together.place() > 0:
+        return
     # The last weights are better than their average when the rate has fallen to zero.
     trained = learner if options.slowing else training.averaged()
     flow_file.write(options.folder, flow_file.host_tensors(trained.network))
@@ -127,6 +130,7 @@ def train_flow(training: Training, captions, options: argparse.Namespace,
 
 def main() -> None:
     options = _options()
+    together.join()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     deadline = Deadline(options.minutes, options.slowing)

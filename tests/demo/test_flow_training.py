@@ -116,9 +116,25 @@ def test_hints_say_how_a_scene_was_drawn():
     one, other = hints.hints([here, there]).unflatten(1, (8, 8))
     assert one.shape == (8, 8, hints.HINTS)
     torch.testing.assert_close(one[:, :-1, :5], other[:, 1:, :5])
-    assert torch.equal(one[..., 5:], other[..., 5:])  # texture, words and shades stay
+    texture, words = slice(5, 9), slice(41, None)
+    for stays in (texture, words):
+        assert torch.equal(one[..., stays], other[..., stays])
     fade, dx, dy = one[3, 3, :3]
     assert fade == 2 and dx == dy == 0 and one[3, 2, 1] > 0 > one[3, 4, 1]
+
+
+def test_hints_say_where_there_is_shape_and_where_the_second_shade():
+    """As a scene in black and white shows it, at the middles of cells of 4 pixels."""
+    scene = scenes.make_scene(3, scenes.Attributes(2, "red", "star", "blue", "checked"))
+    black, white = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    for said, style in ((slice(9, 25), {"color": white, "background": black, "second": black}),
+                        (slice(25, 41), {"color": black, "background": black, "second": white})):
+        image = render([replace(scene, style=replace(scene.style, **style))])[0, 0]
+        cells = hints.hints([scene])[0, :, said].view(8, 8, 4, 4).transpose(1, 2).reshape(32, 32)
+        about = torch.stack([image[1 + i::4, 1 + j::4] for i in range(2) for j in range(2)])
+        even = about.amax(dim=0) == about.amin(dim=0)
+        assert even.float().mean() > 0.7
+        torch.testing.assert_close(cells[even] / 2, about[0][even])
 
 
 def test_a_striped_background_has_one_phase_and_a_plain_one_none():
