@@ -74,6 +74,7 @@ def mutate(whole: bytes, parts: Parts, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.any_host
 def test_thousands_of_spoilt_files_are_refused_or_sound(tmp_path, tmp_path_factory, monkeypatch):
     path, rng, made = tmp_path / "given.safetensors", random.Random(7), count_empty(monkeypatch)
     wholes = [sound_file(tmp_path_factory.mktemp("whole"), **changes) for changes in FORMATS]
