@@ -73,14 +73,15 @@ def _digest(autoencoder: WideAutoencoder) -> str:
 
 
 class LatentStore:
-    """Rounds of latents on disk, made when first asked for."""
+    """Rounds of latents on disk, made when first asked for. ratio: of the width to the size."""
 
     def __init__(self, captions: Captions, autoencoder: WideAutoencoder, folder: Path,
-                 size: int = SIZE):
-        self.captions, self.autoencoder, self.size = captions, autoencoder, size
-        self.folder = folder / f"latents-{size}-{_digest(autoencoder)}"
+                 size: int = SIZE, ratio: int = 1):
+        self.captions, self.autoencoder, self.size, self.ratio = captions, autoencoder, size, ratio
+        shape = f"{size}" if ratio == 1 else f"{size}x{size * ratio}"
+        self.folder = folder / f"latents-{shape}-{_digest(autoencoder)}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        fits = [a.count * ROOM <= size**2 for a in captions.attributes]
+        fits = [a.count * ROOM <= size**2 * ratio for a in captions.attributes]
         self.fitting = torch.tensor(fits).nonzero().flatten()
         self.rounds: dict[int, tuple[Tensor, Tensor]] = {}
         kept = [int(path.stem) for path in self.folder.glob("*.pt")]
@@ -114,7 +115,7 @@ class LatentStore:
 
     def _scene(self, number: int, place: int, row: int) -> Scene:
         return make_scene(number * SCENES_PER_ROUND + place, self.captions.attributes[row],
-                          self.size)
+                          self.size, self.ratio)
 
     def round(self, number: int) -> tuple[Tensor, Tensor]:
         """Its latents in half precision and the row of each group's caption, from its file."""

@@ -66,11 +66,16 @@ def network_weights(saved: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def hints(scenes: list[Scene]) -> Tensor:
     """What there is to read, [n, tokens, 63], row by row; every number is about 1 in size."""
-    places = torch.arange(scenes[0].size // TOKEN) * TOKEN + TOKEN / 2
-    y, x = (place.flatten() for place in torch.meshgrid(places, places, indexing="ij"))
+    y, x = (place.flatten() for place in _middles(scenes[0], TOKEN))
     local = [_shape_hints(scenes, x, y), _texture_hints(scenes, x, y), _drawn_hints(scenes)]
     said = torch.tensor([_said(scene) for scene in scenes])
     return torch.cat([*local, said[:, None].expand(-1, len(x), -1)], dim=2)
+
+
+def _middles(scene: Scene, side: int) -> tuple[Tensor, ...]:
+    """Where the middles of squares of this side lie, y and x."""
+    return torch.meshgrid(*(torch.arange(length // side) * side + side / 2
+                            for length in (scene.size, scene.width)), indexing="ij")
 
 
 def _shape_hints(scenes: list[Scene], x: Tensor, y: Tensor) -> Tensor:
@@ -106,9 +111,7 @@ def _texture_hints(scenes: list[Scene], x: Tensor, y: Tensor) -> Tensor:
 
 def _drawn_hints(scenes: list[Scene]) -> Tensor:
     """Shape or not, and which shade, at the middles of every token's cells. [n, t, 32]"""
-    cell = TOKEN // CELLS
-    middles = torch.arange(scenes[0].size // cell) * cell + cell / 2
-    y, x = torch.meshgrid(middles, middles, indexing="ij")
+    y, x = _middles(scenes[0], TOKEN // CELLS)
     cover, share = layers(scenes, x, y)
     drawn = torch.stack([2 * cover, 2 * share * (1 - cover)], dim=1)
     tokens = drawn.unflatten(3, (-1, CELLS)).unflatten(2, (-1, CELLS))

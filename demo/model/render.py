@@ -14,15 +14,14 @@ CHUNK = 32  # scenes at a time: what fits a processor's cache is drawn several t
 
 
 def render(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> torch.Tensor:
-    """RGB in 0..1, [n, 3, size, size]; edges are soft over one pixel. All scenes have one size."""
+    """RGB in 0..1, [n, 3, size, width]; edges are soft over one pixel. All scenes have one size."""
     chunks = [scenes[i:i + CHUNK] for i in range(0, len(scenes), CHUNK)]
     return torch.cat([_render(chunk, device) for chunk in chunks])
 
 
 def _render(scenes: Sequence[Scene], device: torch.device | str) -> torch.Tensor:
-    size = scenes[0].size
-    pixels = torch.arange(size, device=device) + 0.5
-    y, x = torch.meshgrid(pixels, pixels, indexing="ij")
+    y, x = torch.meshgrid(*(torch.arange(length, device=device) + 0.5
+                            for length in (scenes[0].size, scenes[0].width)), indexing="ij")
     cover, share = (part[:, None] for part in layers(scenes, x, y))
     color, first, second = (_column([shade(scene.style) for scene in scenes], x)
                             for shade in SHADES)

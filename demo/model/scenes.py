@@ -65,23 +65,30 @@ class Scene:
     attributes: Attributes
     style: Style
     layout: tuple[Shape, ...]
-    size: int = SIZE  # pixels, each way
+    size: int = SIZE  # pixels, the height
+    ratio: int = 1  # of the width to it
+
+    @property
+    def width(self) -> int:
+        return self.size * self.ratio
 
 
-def make_scene(seed: int, attributes: Attributes | None = None, size: int = SIZE) -> Scene:
+def make_scene(seed: int, attributes: Attributes | None = None, size: int = SIZE,
+               ratio: int = 1) -> Scene:
     """The scene of this seed: always the same one, on every machine."""
     generator = np.random.default_rng(seed)
     drawn = _draw_attributes(generator)
     attributes = attributes or drawn
     style = _draw_style(generator, attributes)
-    return Scene(seed, attributes, style, _draw_layout(generator, attributes.count, size), size)
+    layout = _draw_layout(generator, attributes.count, size, ratio)
+    return Scene(seed, attributes, style, layout, size, ratio)
 
 
 def relayout(scene: Scene, seed: int) -> Scene:
     """The same content and style in another layout: what an ideal variation is."""
     generator = np.random.default_rng([seed, 1])
     return replace(scene, seed=seed, layout=_draw_layout(generator, scene.attributes.count,
-                                                         scene.size))
+                                                         scene.size, scene.ratio))
 
 
 def caption(attributes: Attributes) -> str:
@@ -122,7 +129,8 @@ def _shade(generator: np.random.Generator, name: str) -> tuple[float, float, flo
     return colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(max(value, 0), 1))
 
 
-def _draw_layout(generator: np.random.Generator, count: int, size: int) -> tuple[Shape, ...]:
+def _draw_layout(generator: np.random.Generator, count: int, size: int,
+                 ratio: int) -> tuple[Shape, ...]:
     """Rejection sampling; shapes shrink a little at every miss, so that it always ends.
 
     In a picture of half the size they are more than half as large: still shapes, not specks.
@@ -131,9 +139,10 @@ def _draw_layout(generator: np.random.Generator, count: int, size: int) -> tuple
     shapes: list[Shape] = []
     while len(shapes) < count:
         reach = radius * generator.uniform(0.85, 1.0)
-        x, y = generator.uniform(reach + MARGIN, size - reach - MARGIN, 2)
+        x, y = (generator.uniform(reach + MARGIN, length - reach - MARGIN)
+                for length in (size * ratio, size))
         if all(math.hypot(x - s.x, y - s.y) > reach + s.radius + MARGIN for s in shapes):
-            shapes.append(Shape(float(x), float(y), float(reach),
+            shapes.append(Shape(x, y, float(reach),
                                 float(generator.uniform(0, 2 * math.pi))))
         else:
             radius *= 0.985

@@ -83,26 +83,32 @@ def flow_training(folder: Path, device: torch.device, rate: float, captions,
                     decay=0.999, make_optimizer=MuonBesideAdam)
 
 
-def latent_store(captions, options: argparse.Namespace):
-    """Latents of the autoencoder in training, or of the shipped one where there is no other."""
+def latent_stores(captions, options: argparse.Namespace) -> list:
+    """Latents of the autoencoder in training, or of the shipped one where there is no other.
+
+    Batches are drawn from each in turn: squares, and pictures twice as wide if asked for. A network
+    that has seen squares only does not know the places at which a photo lies beside its picture.
+    """
     from flow_data import LatentStore
 
     trained = (options.folder / flow_file.AUTOENCODER).exists()
     autoencoder = flow_file.read_autoencoder(options.folder if trained else flow_file.WEIGHTS)
-    return LatentStore(captions, autoencoder, options.folder, options.size)
+    return [LatentStore(captions, autoencoder, options.folder, options.size, ratio)
+            for ratio in ((1, 2) if options.wide else (1,))]
 
 
 def make_latents(captions, options: argparse.Namespace, deadline: Deadline) -> None:
     """Ahead of the network, in another process: from where it is up to so many samples."""
     from flow_data import newest_round
 
-    state, store = options.folder / "flow.pt", latent_store(captions, options)
+    state, stores = options.folder / "flow.pt", latent_stores(captions, options)
     done = torch.load(state, weights_only=True, mmap=True)["samples"] if state.exists() else 0
     for number in range(newest_round(done), newest_round(options.samples) + 1):
-        if deadline.passed():
-            return
-        store.round(number)
-        print(f"round {number} of {store.folder.name}", flush=True)
+        for store in stores:
+            if deadline.passed():
+                return
+            store.round(number)
+            print(f"round {number} of {store.folder.name}", flush=True)
 
 
 def train_flow(training: Training, captions, options: argparse.Namespace,
@@ -110,12 +116,13 @@ def train_flow(training: Training, captions, options: argparse.Namespace,
     """Up to the deadline."""
     from hints import hints
 
-    store, learner = latent_store(captions, options), training.model
+    stores, learner = latent_stores(captions, options), training.model
     if options.compile:
         for block in learner.network.blocks:
             block.compile(dynamic=False)
 
     def loss() -> torch.Tensor:
+        store = stores[training.step % len(stores)]
         latents, text, scenes, generator = store.at(training.seed(options.batch), options.batch)
         parts = (part.to(training.device) for part in (latents, text, hints(scenes)))
         return learner.loss(*parts, generator)
@@ -163,6 +170,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=SIZE,
                         help="of the flow's pictures in pixels; half of it teaches much of the "
                         "same in a third of the time: do so in the first chunks")
+    parser.add_argument("--wide", action="store_true",
+                        help="every second of the flow's batches is of pictures twice as wide")
     parser.add_argument("--captions", type=int, help="train on the first so many captions only")
     parser.add_argument("--decoder-only", action="store_true",
                         help="the encoder, and with it the latents, stay as they are")

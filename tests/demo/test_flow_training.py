@@ -41,17 +41,17 @@ def small_rounds(monkeypatch):
 
 def options(folder: Path, samples: int, **others) -> argparse.Namespace:
     defaults = {"folder": folder, "samples": samples, "batch": BATCH, "size": 64,
-                "compile": False, "slowing": False, "decoder_only": False}
+                "compile": False, "wide": False, "slowing": False, "decoder_only": False}
     return argparse.Namespace(**defaults | others)
 
 
-def train_network(folder: Path, samples: int) -> dict:
+def train_network(folder: Path, samples: int, **others) -> dict:
     folder.mkdir(exist_ok=True)
     torch.manual_seed(1)
     save_file(flow_file.autoencoder_tensors(WideAutoencoder()), folder / flow_file.AUTOENCODER)
     captions = FewCaptions()
     training = train_flow.flow_training(folder, CPU, 1e-3, captions, **SMALL)
-    train_flow.train_flow(training, captions, options(folder, samples), NEVER)
+    train_flow.train_flow(training, captions, options(folder, samples, **others), NEVER)
     return torch.load(folder / "flow.pt", weights_only=True)
 
 
@@ -71,9 +71,12 @@ def assert_same(a: dict, b: dict) -> None:
 
 
 def test_the_network_goes_on_bit_for_bit(tmp_path):
-    whole = train_network(tmp_path / "whole", 6 * BATCH)
-    train_network(tmp_path / "cut", 3 * BATCH)
-    assert_same(whole, train_network(tmp_path / "cut", 6 * BATCH))
+    whole = train_network(tmp_path / "whole", 6 * BATCH, wide=True)
+    train_network(tmp_path / "cut", 3 * BATCH, wide=True)
+    assert_same(whole, train_network(tmp_path / "cut", 6 * BATCH, wide=True))
+    shapes = {latents.shape[2:] for path in (tmp_path / "cut").glob("latents-*/*.pt")
+              for latents in torch.load(path)[:1]}
+    assert shapes == {(8, 8), (8, 16)}
     written = flow_file.network_of(flow_file.read_parts(tmp_path / "cut"))
     average = hints.network_weights(whole["average"])["head.head.weight"]
     assert torch.equal(written.head.head.weight, average.half().float())
