@@ -159,7 +159,7 @@ def methods(strengths: Sequence[float], has_positions: bool) -> dict[str, Make]:
         "RIVAL, start gaussian": rival("gaussian"),
         "RIVAL, no shuffle": rival("inverted"),
         **{f"RIVAL, positions {name}": rival(positions=name) for name in others},
-        "RIVAL, injected from 0.3 on": rival(inject_start=0.3),
+        "RIVAL, injected from 0.5 on": rival(inject_start=0.5),
     }
 
 
