@@ -62,6 +62,8 @@ def train_autoencoder(training: Training, options: argparse.Namespace, deadline:
         return wide_loss(training.model, *batches.at(training.seed(options.batch), options.batch))
 
     run(training, loss, options.batch, options.samples, deadline)
+    if together.place() > 0:
+        return
     save_file(flow_file.autoencoder_tensors(training.averaged()),
               options.folder / flow_file.AUTOENCODER)
 
