@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..rival_core.chain.chain import Chain
-from ..rival_core.chain.report import residual_table, summary, unsolved_notice
+from ..rival_core.chain.report import chain_notices, residual_table, summary
 from ..rival_core.chain.statistics import gap_lines, moments_table
 from . import host
 from .pictures.chain_picture import details, draw_report, shown_levels
@@ -61,7 +61,7 @@ class RivalChainReport(io.ComfyNode):
         if any(picture is None for _, picture in thumbnails):
             note = f"ComfyUI has no way to show the latent format {chain.model.latent_format}."
         image = host.from_pillow(draw_report(chain, thumbnails, note))
-        lines = [summary(chain), *unsolved_notice(chain), *gap_lines(chain)]
+        lines = [summary(chain), *chain_notices(chain), *gap_lines(chain)]
         report = [f"{chain.model.family}: {details(chain)}", *lines, LOSS, "",
                   residual_table(chain), "", moments_table(chain)]
         shown = ui.PreviewImage(image, cls=cls).as_dict()

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..rival_core.chain.chain import Chain
 from ..rival_core.chain.features import FEATURES
-from ..rival_core.chain.report import residual_table, summary, unsolved_notice
+from ..rival_core.chain.report import chain_notices, residual_table, summary
 from ..rival_core.inversion.fixed_point import Solver
 from ..rival_core.inversion.schedule import check_sigmas, rival_sigmas
 from ..rival_core.inversion.schemes import check_coupling, check_family
@@ -194,7 +194,7 @@ class RivalInvert(io.ComfyNode):
             is_flat=latent["samples"].ndim < image.ndim,
         )
         logging.info("%s: %s\n%s", NODE, summary(chain), residual_table(chain))
-        notices += notify(NODE, unsolved_notice(chain))
+        notices += notify(NODE, chain_notices(chain))
         if handover is not None:
             notices += handover.hand_over(chain)
         noise = {"samples": chain.as_photo(end)}

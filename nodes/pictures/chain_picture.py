@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from ...rival_core.chain.chain import Chain
-from ...rival_core.chain.report import unsolved_notice, verdict
+from ...rival_core.chain.report import chain_notices, verdict
 from ...rival_core.chain.statistics import (
     Moments,
     assumed,
@@ -45,7 +45,7 @@ def draw_report(chain: Chain, thumbnails: Sequence[Thumbnail], note: str = "") -
     parts = [
         draw_words(title, HEADING, INK),
         draw_words(details(chain), BODY, FAINT),
-        *(draw_notice(notice) for notice in unsolved_notice(chain)),
+        *(draw_notice(notice) for notice in chain_notices(chain)),
         draw_strip(chain, thumbnails),
         *([draw_words(note, TEXT_SIZE, FAINT)] if note else []),
         draw_charts(chain),

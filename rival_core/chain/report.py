@@ -8,11 +8,16 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .chain import Chain
+from .statistics import noise_widths
 
 # Of the worst step's residual, times the guidance. Its square is about the relative squared error
 # of the latent that comes back: 2e-3, which 50 steps of ddim leave, and variations are no better
 # with less, and 1e-2, which 20 leave, and their palette is a little off (docs/quality.md).
 WELL, FAIRLY = 0.045, 0.1
+
+# Of the noise at the lowest level, in what a model knows: at 1.6 a flow model's variations lose
+# their shapes, below 1.2 no harm was seen (docs/quality.md).
+TOO_WIDE = 1.25
 
 
 def verdict(chain: Chain) -> str:
@@ -57,6 +62,28 @@ def residual_table(chain: Chain) -> str:
         rows = zip(chain.sigmas[1:].tolist(), solved, chain.calls.tolist())
         lines += [f"{i:4d}  {s:<8.4g}  {r}  {n:5d}" for i, (s, r, n) in enumerate(rows, 1)]
     return "\n".join(lines)
+
+
+def chain_notices(chain: Chain) -> list[str]:
+    """What to change, where a chain is no good one to sample beside."""
+    return unsolved_notice(chain) + wide_notice(chain)
+
+
+def wide_notice(chain: Chain) -> list[str]:
+    """That the walk's last step was too long for the photo, as its noise says; or nothing.
+
+    Where a longer tail does not help, the image is one that the model knows little of.
+    """
+    width, sigma = noise_widths(chain)[0], float(chain.sigmas[1])
+    if not width > TOO_WIDE:
+        return []
+    advice = "raise steps" if chain.schedule == "beta" else (
+        "choose the schedule beta, whose last steps are short, or raise steps")
+    return [
+        f"the chain's noise is {width:.2f} times as wide as noise is, already at its lowest level "
+        f"(sigma {sigma:.3g}): the walk's last step is too long to hold the photo's detail, which "
+        f"costs variations their shapes; {advice}"
+    ]
 
 
 def unsolved_notice(chain: Chain) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from campaign import files
 from chain_files import Parts, count_empty, sound_file
 from comfyui_rival.rival_core.chain.file import load
-from comfyui_rival.rival_core.chain.report import residual_table, summary, unsolved_notice
+from comfyui_rival.rival_core.chain.report import chain_notices, residual_table, summary
 from comfyui_rival.rival_core.errors import RivalError
 from comfyui_rival.rival_core.inversion.fixed_point import Solver
 
@@ -110,7 +110,7 @@ def test_thousands_of_spoilt_files_are_refused_or_sound(tmp_path, tmp_path_facto
 
 def use(chain, preview) -> None:
     """What every chain can be asked."""
-    summary(chain), residual_table(chain), unsolved_notice(chain), chain.get_ram_usage()
+    summary(chain), residual_table(chain), chain_notices(chain), chain.get_ram_usage()
     for sigma in (0.0, float(chain.sigmas[0]), chain.top / 2, chain.top):
         assert chain.at(sigma).shape == (1, *chain.latents.shape[1:])
     assert chain.falling_sigmas(True)[0] == chain.top
