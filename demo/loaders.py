@@ -12,6 +12,7 @@ from errors import DemoError
 from options import FLOW, Options
 
 CHECKPOINT = "CheckpointLoaderSimple"
+FLOW_SCHEDULE = "beta"  # whose last steps are short enough for that model (docs/quality.md)
 Files = Mapping[str, Path]  # by their folder among a ComfyUI's models
 
 
@@ -33,7 +34,7 @@ def flow_files() -> Files:
 
 
 def loading(prompt: dict, found: Files) -> dict:
-    """A prompt with these files in its checkpoint loader's place."""
+    """A prompt with these files in its checkpoint loader's place, and the walk that suits them."""
     prompt = copy.deepcopy(prompt)
     if "checkpoints" in found:
         prompt[only(prompt, CHECKPOINT)]["inputs"]["ckpt_name"] = found["checkpoints"].name
@@ -45,6 +46,8 @@ def loading(prompt: dict, found: Files) -> dict:
             if isinstance(value, list) and value[0] == old:
                 node["inputs"][name] = [outputs[value[1]], 0]
     del prompt[old]
+    for invert in workflow.find(prompt, "RivalInvert"):
+        prompt[invert]["inputs"]["schedule"] = FLOW_SCHEDULE
     return prompt | new
 
 

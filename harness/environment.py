@@ -24,7 +24,7 @@ TORCH = "torch==2.13.0"
 TORCHVISION = "torchvision==0.28.0"
 TORCHAUDIO = "torchaudio==2.11.0"
 CORE_NEEDS = ("numpy", "einops", "safetensors")  # what rival_core runs on where there is no host
-ENGINE_NEEDS = ("diffusers", "transformers", "pillow")  # what the demo runs on, beside them
+ENGINE_NEEDS = ("diffusers", "transformers", "scipy", "pillow")  # and of the demo, too
 TEST_TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "playwright", "ruff", *ENGINE_NEEDS)
 
 FRONTEND = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")

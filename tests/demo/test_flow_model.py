@@ -26,7 +26,7 @@ import wide_images
 from safetensors.torch import save_file
 
 SMALL = {"width": 256, "hidden": 128, "depth": 2}
-SOLVER = {"steps": 4, "solver": "uni_inv"}
+SOLVER = {"steps": 4, "solver": "uni_inv", "schedule": "beta"}
 TEXT = torch.randn(1, 77, wan.TEXT, generator=torch.Generator().manual_seed(5))
 
 
@@ -108,6 +108,18 @@ def test_the_second_engine_does_what_the_nodes_do(in_both, chains, positions):
         draws=range(2), size=(12, 8),
     )  # fmt: skip
     assert relative(found, model.model.process_latent_in(wanted[:, :, None])[:, :, 0]) < 1e-4
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("steps", [5, 20, 400])
+def test_it_walks_the_hosts_beta(in_both, steps):
+    """Of 400 steps neighbours that are one level count once."""
+    import comfy.samplers
+
+    model, network = in_both
+    sampling = model.get_model_object("model_sampling")
+    wanted = comfy.samplers.calculate_sigmas(sampling, "beta", steps)
+    torch.testing.assert_close(network.schedule(steps), wanted)
 
 
 @pytest.mark.host

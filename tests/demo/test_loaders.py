@@ -46,6 +46,11 @@ def test_each_part_goes_where_the_checkpoints_went(loaded):
     assert loaded["flow-model"]["inputs"]["shift"] == flow.SHIFT
 
 
+def test_the_photo_is_walked_as_suits_the_model(loaded):
+    assert loaded["9"]["inputs"]["schedule"] == loaders.FLOW_SCHEDULE == "beta"
+    assert "schedule" not in PROMPT["9"]["inputs"]
+
+
 def test_a_checkpoint_keeps_its_loader():
     found = loaders.loading(PROMPT, {"checkpoints": Path("mine.safetensors")})
     assert found["2"]["inputs"]["ckpt_name"] == "mine.safetensors"
