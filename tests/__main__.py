@@ -1,15 +1,16 @@
 """`python tests`: from a fresh clone to a tested pack, on every ComfyUI there is.
 
 Finds the hosts, makes the virtual environment, brings a browser, checks the style with ruff, then
-runs pytest once:
-each host gets a worker of its own, and every worker runs every test that depends on its host; the
-others run on one of them. The first host computes attention as it chooses to on a CPU, further ones
-with PyTorch's, as most GPUs do. Further arguments go to pytest: `python tests -k parity -x`.
+runs pytest once: each host gets a worker of its own, and every worker runs every test that depends
+on its host; the others run on one of them. The newest host comes first: it computes attention as it
+chooses to on a CPU, the others with PyTorch's, as most GPUs do. Further arguments go to pytest:
+`python tests -k parity -x`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ import hosts
 
 def main(arguments: list[str]) -> int:
     try:
-        found = hosts.find_hosts()
+        found = sorted(hosts.find_hosts(), key=release, reverse=True)
         python = environment.ensure(environment.TEST_TOOLS, found)
     except (hosts.HostError, environment.SetupError) as error:
         print(f"python tests: {error}", file=sys.stderr)
@@ -46,6 +47,10 @@ def main(arguments: list[str]) -> int:
         command.append(str(TESTS))
     tests = subprocess.run(command, env=settings, check=False).returncode
     return tests or style
+
+
+def release(host: hosts.Host) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", host.version)]
 
 
 def each_host(found: list[hosts.Host]) -> list[str]:

@@ -11,7 +11,7 @@ from comfyui_rival.rival_core.errors import RivalError
 from prompts import node
 from serving import PACK_NAME, pictures
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 NODE = "RivalChoose"
 MODULE = f"/extensions/{PACK_NAME}/js/choice.js"

@@ -10,7 +10,7 @@ from prompts import node
 from serving import CHECKPOINT
 from serving import listed_chains as listed
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 TAG = "<img src=hostile onerror=PWNED=1>"
 # Without a slash, for it names files, too, and short enough for refusals to repeat it whole.

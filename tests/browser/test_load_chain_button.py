@@ -6,7 +6,7 @@ import pytest
 from prompts import saving
 from serving import listed_chains as listed
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 NODE = "RivalLoadChain"
 NONE_YET = "(none yet: save or upload a chain)"

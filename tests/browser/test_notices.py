@@ -10,7 +10,7 @@ import workflow
 from serving import REPO
 from templates import VARIATION, load, quick
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 PATCH, SAMPLER = "RivalPatchModel", "RivalKSampler"
 NOTICE = "the model has no RIVAL Patch Model, so nothing of the photo is injected"

@@ -13,7 +13,7 @@ from browsing import RENDERERS, opened
 from golden import NODES
 from serving import REPO
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 
 STYLES = list(zip(RENDERERS, ("dark", "light")))

@@ -12,7 +12,7 @@ from comfyui_rival.rival_core.steering.gates import Gates
 from serving import PACK_NAME
 from templates import VARIATION, load, quick
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 NODE = "RivalPatchModel"
 MODULE = f"/extensions/{PACK_NAME}/js/gates.js"

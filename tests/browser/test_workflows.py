@@ -91,6 +91,7 @@ def editor(browser, server, host):
 
 
 @pytest.mark.host
+@pytest.mark.sampled
 def test_template_runs_in_the_browser(path, served, editor, object_info):
     """From the browser's own dialog, its text drawn; it sends what was run headless, so cached."""
     flow = load(path)

@@ -15,7 +15,7 @@ from composing import model_of, run_node
 from edit_cases import FEW, Case, by_hand
 from graph import relative
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 KINDS = ["eps", "v", "flow", "flow with time"]
 

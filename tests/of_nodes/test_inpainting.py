@@ -11,7 +11,7 @@ import pytest
 import spies
 import torch
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 TOLERANCE = 1e-4  # of the independent derivation
 SIZE, SEED, SD = (8, 10), 7, 0.18215
 

@@ -19,7 +19,7 @@ from comfyui_rival.rival_core.steering.step import (
     steering,
 )
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 LAYER = (("input", 1), 0)
 
 

@@ -9,7 +9,7 @@ import torch
 from composing import chain_of, latent, model_of, prompt, prompts
 from loras import hook_lora, hooked, lora, with_lora
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 DIGEST = "26705ab91636e9e6"  # of test_it_is_of_no_process_and_no_host, from ComfyUI 0.3.64
 
 

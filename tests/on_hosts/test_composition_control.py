@@ -23,7 +23,7 @@ from composing import (
 from controls import Applied, control_net, controlled, hint, residuals, t2i_adapter
 from row_checks import assert_rows, texts
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 CFG = 4.0
 PLACES = [REPLACE, CONCAT]
 

@@ -23,7 +23,7 @@ from composing import (
     prompts,
 )
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 CFG = 4.0
 ONCE = partial(pytest.param, marks=pytest.mark.any_host)  # one host is enough for another value
 RULES = {REPLACE: (True, True), BOTH: (False, True), CONCAT: (False, False)}

@@ -22,7 +22,7 @@ from composing import (
     prompts,
 )
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 CFG = 4.0
 RULES = {REPLACE: (True, True), BOTH: (False, True), CONCAT: (False, False)}
 

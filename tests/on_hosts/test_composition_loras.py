@@ -18,7 +18,7 @@ from loras import (
 )
 from row_checks import assert_rows, names_of, texts
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 
 def test_lora_equals_changed_weights():

@@ -23,7 +23,7 @@ from composing import (
     run_node,
 )
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 CFG, SCALE = 4.0, 1.0
 MIDDLE = "middle_block.1.transformer_blocks.0.attn1"
 INPUT = "input_blocks.1.1.transformer_blocks.0.attn1"

@@ -21,7 +21,7 @@ from composing import (
 )
 from row_checks import assert_rows, names_of, photo_outputs, texts
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 CFG, SIZE = 4.0, (12, 16)
 PLACES = [REPLACE, CONCAT]
 REGIONS = ["area", "areas of both", "mask", "regional prompt", "mask bounds"]

@@ -19,7 +19,7 @@ from composing import (
     spied,
 )
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 CFG, STEPS = 4.0, 5
 NOISELESS = ["euler", "heun", "dpmpp_2m", "dpm_2"]
 STOCHASTIC = ["dpmpp_sde", "lcm", "euler_ancestral"]

@@ -32,7 +32,7 @@ from loras import (
 from reference_rows import Row
 from row_checks import assert_rows, names_of, place_of, texts
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 CONSTANT = {0.0: 0.8}
 
 

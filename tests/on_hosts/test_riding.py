@@ -19,7 +19,7 @@ from controls import Applied, control_net, controlled, hint
 from dit_predictions import guided, photo
 from loras import hook_lora, hooked
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 TO_THE_END = {"normalize_end": 1.0}
 CONCAT = {"replace_end": 0.0}
 HALF = (torch.arange(8) < 4).float().expand(1, 8, 8)

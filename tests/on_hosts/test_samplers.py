@@ -6,7 +6,7 @@ import graph
 import pytest
 import torch
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from composing import (
     prompts,
 )
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.sampled]
 SIGMA = 2.0
 NO_STATISTICS = {"normalize_end": 0.0}  # of the whole image, which no tile has
 RIGHT = (slice(None), slice(None), slice(None), slice(8, 16))
