@@ -78,8 +78,8 @@ class RivalInvert(io.ComfyNode):
                     default="rival",
                     tooltip="Which noise levels the chain visits. rival: the paper's timesteps, "
                     "for 5 to 400 steps; with transformers (Flux, Qwen-Image and the like) the "
-                    "model's own, which are simple's. The others are ComfyUI's: sgm_uniform for fewer "
-                    "steps, beta where the chain's noise is said to be too wide.",
+                    "model's own, which are simple's. The others are ComfyUI's: sgm_uniform for "
+                    "fewer steps, beta where the chain's noise is said to be too wide.",
                 ),
                 *solver_inputs(),
                 advanced(
