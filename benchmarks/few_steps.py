@@ -3,8 +3,9 @@
     python benchmarks/few_steps.py --model flow --scenes 24 --variations 2
 
 The scenes, the model and what is measured are benchmarks/quality.py's. Every row inverts the same
-scenes with its own steps and solver and varies them with RIVAL's defaults; printed are the figures,
-how far each row is from the first scene by scene, and what a variation costs in model rows.
+scenes with its own steps and solver and varies them with RIVAL's defaults, and the gates that suit
+the model; printed are the figures, how far each row is from the first scene by scene, and what a
+variation costs in model rows.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ def run(options: argparse.Namespace) -> None:
     model, judge, clock = quality.prepared(options)
     scenes = quality.choose_scenes(options.scenes, "held-out", quality.FIRST_SEED)
     latents = model.encode(render(scenes))
-    shown, figures = model.decode(latents), {}
+    shown, figures, rival = model.decode(latents), {}, variations.rival(**model.gates)
     for steps, solver, iterations in ROWS:
         settings = variations.Settings(steps, options.cfg, options.variations, options.seed,
                                        variations.Solver(solver, iterations))
         cases = variations.make_cases(model, scenes, latents, settings)
-        images = [model.decode(variations.rival()(model.quick, c, settings)) for c in cases]
+        images = [model.decode(rival(model.quick, c, settings)) for c in cases]
         name = f"{steps} steps, `{solver}` ({cost(cases)})"
         figures[name] = report.measure(judge, scenes, shown, images)
         clock.say(name)

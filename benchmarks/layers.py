@@ -3,9 +3,9 @@
     python benchmarks/layers.py --model flow --positions same
 
 Every row lends the photo's keys in some blocks only, one or up to three in a row, all else being
-RIVAL's defaults; or it saves at the photo's own row. The scenes, the model and what is measured are
-benchmarks/quality.py's. Features `cached` has no row: at the chain's own noise levels it gives what
-`live` gives.
+RIVAL's defaults and the gates that suit the model; or it saves at the photo's own row. The scenes,
+the model and what is measured are benchmarks/quality.py's. Features `cached` has no row: at the
+chain's own noise levels it gives what `live` gives.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def run(options: argparse.Namespace) -> None:
 
     cases = variations.make_cases(model, scenes, latents, settings)
     measure(report.PLAIN, variations.plain, cases)
-    made = rows(model.quick.layers, options.positions, options.normalize_end)
+    gates = {**model.gates, "normalize_end": options.normalize_end}
+    made = rows(model.quick.layers, options.positions, gates)
     for name, make in made.items():
         measure(name, make, cases)
     for cfg in GUIDED:
@@ -65,14 +66,14 @@ def run(options: argparse.Namespace) -> None:
           "over scenes.", "", report.table(figures), "", report.paired(figures, ALL), sep="\n")
 
 
-def rows(layers: Mapping, positions: str, normalize_end: float = 0.4) -> dict[str, Callable]:
+def rows(layers: Mapping, positions: str, gates: Mapping[str, float]) -> dict[str, Callable]:
     """RIVAL in all blocks, in none, in contiguous groups of them; then with a cheaper photo."""
     import cheaper_photo
     import variations
 
-    def rival(chosen: Sequence | None = None, **gates: float) -> Callable:
+    def rival(chosen: Sequence | None = None, **changed: float) -> Callable:
         layers = None if chosen is None else frozenset(chosen)
-        return variations.rival("shuffle", positions, layers, normalize_end=normalize_end, **gates)
+        return variations.rival("shuffle", positions, layers, **{**gates, **changed})
 
     blocks = list(layers)
     lengths = range(1, min(LONGEST, len(blocks) - 1) + 1)

@@ -75,6 +75,8 @@ def parse() -> argparse.Namespace:
     parser = parser_of(__doc__, scenes=24)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--solver", default="anderson", help="of the chains (anderson)")
+    parser.add_argument("--simple", action="store_true",
+                        help="the flow model's chains walk ComfyUI's simple, not beta")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8],
                         help="of image-to-image (0.4 0.6 0.8)")
     parser.add_argument("--captions", choices=("held-out", "taught"), default="held-out",
@@ -83,10 +85,14 @@ def parse() -> argparse.Namespace:
                         help="the file for a picture of some variations by every method")
     parser.add_argument("--rows", type=Path, default=REPO / ".cache" / "rows.png",
                         help="the file for a picture of exemplars, RIVAL, and text-to-image")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.simple and options.model != "flow":
+        parser.error("--simple is for --model flow: the UNet walks the paper's timesteps")
+    return options
 
 
 def run(options: argparse.Namespace) -> None:
+    import flow
     import report
     import torch
     import variations
@@ -99,11 +105,13 @@ def run(options: argparse.Namespace) -> None:
     clock.say("the judge")
     scenes = choose_scenes(options.scenes, options.captions, FIRST_SEED)
     latents = model.encode(render(scenes))
-    cases = variations.make_cases(model, scenes, latents, settings)
+    sigmas = flow.simple(options.steps) if options.simple else None
+    cases = variations.make_cases(model, scenes, latents, settings, sigmas=sigmas)
     shown = model.decode(latents)
     clock.say(f"{len(cases)} chains")
     images = {TRUTH: true_variations(model.through, scenes, options.variations)}
-    for name, make in variations.methods(options.strengths, options.model == "flow").items():
+    made = variations.methods(options.strengths, model.gates, options.model == "flow")
+    for name, make in made.items():
         images[name] = [model.decode(make(model.quick, case, settings)) for case in cases]
         clock.say(name)
     figures = {name: report.measure(judge, scenes, shown, of_method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class DemoModel:
         except assemble.MissingWeights as error:
             raise SystemExit(str(error)) from error
         self.exact, self.quick = (model.network(kind, device) for kind in (torch.float32, dtype))
-        self.embed = model.prompts
+        self.embed, self.gates = model.prompts, model.gates
         autoencoder = model.autoencoder()
         self.digest = second_engine.digest(autoencoder)
         self.autoencoder = autoencoder.to(device, memory_format=torch.channels_last)
@@ -87,17 +87,19 @@ class Case:
 
 
 def make_cases(model: DemoModel, scenes: Sequence[Scene], latents: Tensor, settings: Settings,
-               cfg: float = 1.0, captioned: bool = True) -> list[Case]:
+               cfg: float = 1.0, captioned: bool = True,
+               sigmas: Tensor | None = None) -> list[Case]:
     """As the README's variation: inverted with the caption, and an empty negative.
 
-    cfg: of the inversion. captioned: else the prompts are empty, too.
+    cfg: of the inversion. captioned: else the prompts are empty, too. sigmas: falling, in place of
+    the walk that suits the model.
     """
     texts = [caption(scene.attributes) if captioned else "" for scene in scenes]
     empty, *prompts = model.embed(["", *texts])
     return [
         Case(scene, latent[None],
              engine.invert(model.exact, latent[None], prompt, settings.steps, empty, cfg,
-                           solver=settings.solver), prompt, empty)
+                           sigmas, solver=settings.solver), prompt, empty)
         for scene, latent, prompt in zip(scenes, latents, prompts)
     ]
 
@@ -143,23 +145,25 @@ def rival(start: str = "shuffle", positions: str = "beside", layers: Layers = No
     return make
 
 
-def methods(strengths: Sequence[float], has_positions: bool) -> dict[str, Make]:
+def methods(strengths: Sequence[float], gates: Mapping[str, float],
+            has_positions: bool) -> dict[str, Make]:
     """By the name in the table, from the plainest to RIVAL and what it is without each part.
 
-    That the text's keys are read twice, as often as the image's, is no part to leave out: both of
-    the demo's models attend to the text apart from the image.
+    gates: that suit the model. That the text's keys are read twice, as often as the image's, is no
+    part to leave out: both of the demo's models attend to the text apart from the image.
     """
     others = ("shuffled", "same") if has_positions else ()
+    other_start = 0.0 if gates else 0.5
     return {
         PLAIN: plain,
         **{f"image-to-image {s:g}": image_to_image(s) for s in sorted(strengths, reverse=True)},
-        RIVAL: rival(),
+        RIVAL: rival(**gates),
         "RIVAL, no attention injection": rival(inject_end=0.0),
-        "RIVAL, no normalisation": rival(normalize_end=0.0),
-        "RIVAL, start gaussian": rival("gaussian"),
-        "RIVAL, no shuffle": rival("inverted"),
-        **{f"RIVAL, positions {name}": rival(positions=name) for name in others},
-        "RIVAL, injected from 0.5 on": rival(inject_start=0.5),
+        "RIVAL, no normalisation": rival(**gates, normalize_end=0.0),
+        "RIVAL, start gaussian": rival("gaussian", **gates),
+        "RIVAL, no shuffle": rival("inverted", **gates),
+        **{f"RIVAL, positions {name}": rival(positions=name, **gates) for name in others},
+        f"RIVAL, injected from {other_start:g} on": rival(inject_start=other_start),
     }
 
 

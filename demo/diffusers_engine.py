@@ -53,7 +53,7 @@ class DemoModel:
     def __init__(self, name: str):
         parts = second_engine.MODELS[name]()
         self.network, self.autoencoder = parts.network(), parts.autoencoder()
-        self.prompts = parts.prompts
+        self.prompts, self.gates = parts.prompts, parts.gates
 
     @torch.no_grad()
     def encode(self, picture: Image.Image) -> torch.Tensor:
@@ -72,6 +72,7 @@ def vary(model: DemoModel, exemplar: Exemplar, options: Options) -> Pictures:
     """What the variation workflow does, and a walk back along the chain with the plain model."""
     from comfyui_rival.rival_core.diffusers import engine
     from comfyui_rival.rival_core.inversion.fixed_point import Solver
+    from comfyui_rival.rival_core.steering.gates import Gates
     from comfyui_rival.rival_core.steering.step import Exemplar as Steered
 
     network = model.network
@@ -82,8 +83,9 @@ def vary(model: DemoModel, exemplar: Exemplar, options: Options) -> Pictures:
             callback=report(progress, "invert", options.steps), solver=Solver(*SOLVER.values()),
         )  # fmt: skip
         variations = engine.sample(
-            network, chain, [Steered(chain)], prompt, empty, options.seed, exemplar.cfg,
-            draws=range(options.variations), callback=report(progress, "sample", options.steps),
+            network, chain, [Steered(chain, Gates(**model.gates))], prompt, empty, options.seed,
+            exemplar.cfg, draws=range(options.variations),
+            callback=report(progress, "sample", options.steps),
         )  # fmt: skip
         again = engine.sample(
             network, chain, [], caption, cfg=1.0, start="inverted",

@@ -12,7 +12,6 @@ from errors import DemoError
 from options import FLOW, Options
 
 CHECKPOINT = "CheckpointLoaderSimple"
-FLOW_SCHEDULE = "beta"  # whose last steps are short enough for that model (docs/quality.md)
 Files = Mapping[str, Path]  # by their folder among a ComfyUI's models
 
 
@@ -34,7 +33,7 @@ def flow_files() -> Files:
 
 
 def loading(prompt: dict, found: Files) -> dict:
-    """A prompt with these files in its checkpoint loader's place, and the walk that suits them."""
+    """A prompt with these files in its checkpoint loader's place, and settings that suit them."""
     prompt = copy.deepcopy(prompt)
     if "checkpoints" in found:
         prompt[only(prompt, CHECKPOINT)]["inputs"]["ckpt_name"] = found["checkpoints"].name
@@ -46,9 +45,17 @@ def loading(prompt: dict, found: Files) -> dict:
             if isinstance(value, list) and value[0] == old:
                 node["inputs"][name] = [outputs[value[1]], 0]
     del prompt[old]
-    for invert in workflow.find(prompt, "RivalInvert"):
-        prompt[invert]["inputs"]["schedule"] = FLOW_SCHEDULE
+    for node in prompt.values():
+        node["inputs"] |= suited(node["class_type"])
     return prompt | new
+
+
+def suited(class_type: str) -> dict:
+    """The inputs of one of the pack's nodes that have another value with the flow model."""
+    import flow
+
+    return {"RivalInvert": {"schedule": flow.SCHEDULE}, "RivalPatchModel": flow.GATES}.get(
+        class_type, {})
 
 
 def flow_loaders(found: Files) -> dict:

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import numpy as np
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
 SHIFT = 2.0  # times are drawn, and stepped through, evenly but for this shift towards noise
 
 
+# What suits this model of RIVAL's settings, where it is not what suits SD (docs/quality.md): a walk
+# whose last steps are short, and a photo that is read once the layout stands.
+SCHEDULE = "beta"
+GATES = {"inject_start": 0.5}
+
+
 def shifted(times: Tensor, shift: float = SHIFT) -> Tensor:
     """As ComfyUI's flow models do it."""
     return shift * times / (1 + (shift - 1) * times)
+
+
+def simple(steps: int) -> Tensor:
+    """[steps + 1] falling levels, ComfyUI's simple."""
+    return shifted(torch.linspace(1, 0, steps + 1))
+
+
+def beta(steps: int) -> Tensor:
+    """[steps + 1] falling levels, ComfyUI's beta: quantiles of Beta(0.6, 0.6) in its table of 1000.
+
+    Fewer from some 100 steps on, of which the first and last are one in that table.
+    """
+    shares = 1 - np.linspace(0, 1, steps, endpoint=False)
+    table = torch.from_numpy(np.rint(scipy.stats.beta.ppf(shares, 0.6, 0.6) * 999) + 1)
+    return shifted(torch.cat([table.unique_consecutive(), table.new_zeros(1)]) / 1000).float()
 
 
 def even_times(n: int, generator: torch.Generator) -> Tensor:

@@ -10,10 +10,8 @@ import copy
 from collections.abc import Callable, Sequence
 
 import in_process
-import numpy as np
-import scipy.stats
 import torch
-from flow import shifted
+from flow import beta, shifted
 from torch import Tensor, nn
 from wan import CHANNELS, PATCH, Wan, turned, turns_at
 
@@ -51,13 +49,8 @@ class FlowNetwork:
         self.card = ModelCard("demo flow", f"{CHANNELS} channels", widths)
 
     def schedule(self, steps: int) -> Tensor:
-        """ComfyUI's beta: quantiles of Beta(0.6, 0.6), so first and last steps are short.
-
-        Of simple's the last is too long for this model to know a photo's detail at its far end.
-        """
-        shares = 1 - np.linspace(0, 1, steps, endpoint=False)
-        table = torch.from_numpy(np.rint(scipy.stats.beta.ppf(shares, 0.6, 0.6) * 999) + 1)
-        return shifted(torch.cat([table.unique_consecutive(), table.new_zeros(1)]) / 1000).float()
+        """Of `simple` the last step is too long: at its far end no photo's detail is known."""
+        return beta(steps)
 
     def on_device(self, x: Tensor) -> Tensor:
         return x.to(self.device, torch.float32)

@@ -1,7 +1,7 @@
 """The demo's two models as the pack's second engine runs them, without a ComfyUI.
 
 A model gives its network for `rival_core.diffusers.engine`, its autoencoder (RGB in 0..1 to what
-the network sees, and back), and its prompts.
+the network sees, and back), and its prompts; `gates` are RIVAL's that suit it, beside the defaults.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import assemble
 import export
+import flow
 import flow_data
 import flow_file
 import flow_network
@@ -29,6 +31,8 @@ from comfyui_rival.rival_core.diffusers.model import Prompt
 
 class UNetModel:
     """SD1.5's family: 18.7 M parameters."""
+
+    gates: ClassVar[dict] = {}
 
     def __init__(self, folder: Path = assemble.WEIGHTS):
         assemble.parts(folder)
@@ -53,6 +57,8 @@ class UNetModel:
 
 class FlowModel:
     """Wan's family: 14.7 M parameters."""
+
+    gates: ClassVar[dict] = flow.GATES
 
     def __init__(self, folder: Path = assemble.WEIGHTS):
         assemble.flow_parts(folder)

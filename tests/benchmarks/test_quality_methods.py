@@ -14,6 +14,7 @@ from tiny_diffusers import CAPTION, EMPTY, build, photo, relative
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import cheaper_photo
+import flow
 import flow_file
 import layers
 import report
@@ -22,6 +23,7 @@ from flow_network import FlowNetwork
 from scenes import make_scene
 
 SETTINGS = variations.Settings(steps=10, count=2)
+GATES = {False: {}, True: flow.GATES}
 
 
 def flow_network() -> FlowNetwork:
@@ -48,7 +50,7 @@ def setup(request):
         prompts = [Prompt(torch.randn(1, 77, 768, generator=generator)) for _ in range(2)]
     chain = engine.invert(model, image, prompts[0], SETTINGS.steps, prompts[1])
     case = variations.Case(make_scene(3), image, chain, *prompts)
-    return model, case, variations.methods([0.4, 0.8], is_flow)
+    return model, case, variations.methods([0.4, 0.8], GATES[is_flow], is_flow)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_walking_back_is_sampling_from_the_chains_end_with_nothing_added(model, 
 @flow_alone
 def test_a_photo_is_lent_in_the_blocks_that_a_row_names(model, case, made):
     blocks = len(model.layers)
-    rows = layers.rows(model.layers, "beside")
+    rows = layers.rows(model.layers, "beside", flow.GATES)
     groups = {name: make for name, make in rows.items() if name.startswith("block")}
     assert len(groups) == sum(blocks - i for i in range(min(layers.LONGEST, blocks - 1)))
     found = {name: make(model, case, SETTINGS) for name, make in rows.items()}
@@ -123,11 +125,11 @@ def test_a_photo_is_lent_in_the_blocks_that_a_row_names(model, case, made):
 
 
 @flow_alone
-@pytest.mark.parametrize("cheaper, calls", [(cheaper_photo.in_int8, 4),
-                                            (cheaper_photo.at_every_second_step, 2)])
+@pytest.mark.parametrize("cheaper, calls", [(cheaper_photo.in_int8, 5),
+                                            (cheaper_photo.at_every_second_step, 3)])
 def test_a_cheaper_photo_costs_less_and_changes_little(model, case, made, monkeypatch, cheaper,
                                                        calls):
-    """It acts in 4 of 10 steps, and is there in every call of one row."""
+    """It acts in 5 of 10 steps, and is there in every call of one row."""
     rival = variations.rival(inject_end=0.4)
     plain, seen = rival(model, case, SETTINGS), []
     own, step = model.denoise, engine.Step

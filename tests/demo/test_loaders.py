@@ -18,6 +18,7 @@ FILES = {"diffusion_models": Path("a.safetensors"), "text_encoders": Path("b.saf
 PROMPT = {
     "2": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "other.safetensors"}},
     "9": {"class_type": "RivalInvert", "inputs": {"model": ["2", 0], "steps": 20}},
+    "7": {"class_type": "RivalPatchModel", "inputs": {"inject_start": 0.0, "replace_end": 0.4}},
     "5": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 1], "text": "2"}},
     "8": {"class_type": "VAEEncode", "inputs": {"vae": ["2", 2], "pixels": ["3", 0]}},
 }
@@ -46,8 +47,9 @@ def test_each_part_goes_where_the_checkpoints_went(loaded):
     assert loaded["flow-model"]["inputs"]["shift"] == flow.SHIFT
 
 
-def test_the_photo_is_walked_as_suits_the_model(loaded):
-    assert loaded["9"]["inputs"]["schedule"] == loaders.FLOW_SCHEDULE == "beta"
+def test_the_packs_nodes_are_set_as_suits_the_model(loaded):
+    assert loaded["9"]["inputs"]["schedule"] == "beta" and loaded["9"]["inputs"]["steps"] == 20
+    assert loaded["7"]["inputs"] == {"inject_start": 0.5, "replace_end": 0.4}
     assert "schedule" not in PROMPT["9"]["inputs"]
 
 
