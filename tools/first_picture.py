@@ -4,11 +4,7 @@
 
 The demo's three scenes, whose captions its models were never taught, by either of them, without a
 ComfyUI; a row for each. The prompts are empty, so that all that pictures have in common with their
-exemplar is RIVAL's; --captioned takes the scene's caption. Leaves `docs/variations.jpg`. The
-flow model's picture in docs/quality.md:
-
-    python tools/first_picture.py --model flow --captioned --solver edit_friendly \\
-        --inject-start 0.5 --normalize-end 0.6 --out docs/flow.jpg
+exemplar is RIVAL's; --captioned takes the scene's caption. Leaves `docs/variations.jpg`.
 """
 
 from __future__ import annotations
@@ -30,9 +26,6 @@ def main() -> int:
     parser.set_defaults(variations=3)
     parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--captioned", action="store_true")
-    parser.add_argument("--solver", default="anderson", help="of the chains (anderson)")
-    parser.add_argument("--inject-start", type=float, default=0.0, help="RIVAL's gate (0)")
-    parser.add_argument("--normalize-end", type=float, default=0.4, help="RIVAL's gate (0.4)")
     return quality.start(draw, parser.parse_args())
 
 
@@ -46,14 +39,11 @@ def draw(options: argparse.Namespace) -> None:
     model = quality.demo_model(options)
     scenes = [make_scene(seed) for seed in exemplars.SCENES[:options.scenes]]
     shown = render(scenes)
-    settings = variations.Settings(cfg=options.cfg, count=options.variations, seed=options.seed,
-                                   solver=variations.Solver(options.solver, quality.ITERATIONS))
-    rival = variations.rival(inject_start=options.inject_start,
-                             normalize_end=options.normalize_end)
+    settings = variations.Settings(cfg=options.cfg, count=options.variations, seed=options.seed)
     cases = variations.make_cases(model, scenes, model.encode(shown), settings,
                                   captioned=options.captioned)
     made = [[model.decode(make(model.quick, case, settings)) for case in cases]
-            for make in (rival, variations.plain)]
+            for make in (variations.rival(**model.gates), variations.plain)]
     page = picture.rows(scenes, shown, *made, options.captioned)
     page.save(options.out, quality=90, optimize=True)
     print(options.out)
