@@ -46,16 +46,19 @@ def loading(prompt: dict, found: Files) -> dict:
                 node["inputs"][name] = [outputs[value[1]], 0]
     del prompt[old]
     for node in prompt.values():
-        node["inputs"] |= suited(node["class_type"])
+        node["inputs"] |= suited(node)
     return prompt | new
 
 
-def suited(class_type: str) -> dict:
-    """The inputs of one of the pack's nodes that have another value with the flow model."""
+def suited(node: dict) -> dict:
+    """A node's inputs that have another value with the flow model; gates that were set stay."""
     import flow
 
-    return {"RivalInvert": {"schedule": flow.SCHEDULE}, "RivalPatchModel": flow.GATES}.get(
-        class_type, {})
+    if node["class_type"] == "RivalInvert":
+        return {"schedule": flow.SCHEDULE}
+    if node["class_type"] == "RivalPatchModel" and node["inputs"]["inject_start"] == 0.0:
+        return flow.GATES
+    return {}
 
 
 def flow_loaders(found: Files) -> dict:

@@ -15,8 +15,8 @@ from .statistics import noise_widths
 # with less, and 1e-2, which 20 leave, and their palette is a little off (docs/quality.md).
 WELL, FAIRLY = 0.045, 0.1
 
-# Of the noise at the lowest level, in what a model knows: at 1.6 a flow model's variations lose
-# their shapes, below 1.2 no harm was seen (docs/quality.md).
+# Times what a model knows, of the noise at a chain's lowest level: at 1.6 a flow model's variations
+# lost their shapes, at 0.8 they did not (docs/quality.md).
 TOO_WIDE = 1.25
 
 
@@ -70,10 +70,7 @@ def chain_notices(chain: Chain) -> list[str]:
 
 
 def wide_notice(chain: Chain) -> list[str]:
-    """That the walk's last step was too long for the photo, as its noise says; or nothing.
-
-    Where a longer tail does not help, the image is one that the model knows little of.
-    """
+    """That the walk's last step was too long for the photo, as its noise says; or nothing."""
     width, sigma = noise_widths(chain)[0], float(chain.sigmas[1])
     if not width > TOO_WIDE:
         return []

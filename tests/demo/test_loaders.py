@@ -51,6 +51,8 @@ def test_the_packs_nodes_are_set_as_suits_the_model(loaded):
     assert loaded["9"]["inputs"]["schedule"] == "beta" and loaded["9"]["inputs"]["steps"] == 20
     assert loaded["7"]["inputs"] == {"inject_start": 0.5, "replace_end": 0.4}
     assert "schedule" not in PROMPT["9"]["inputs"]
+    edit = {"7": {"class_type": "RivalPatchModel", "inputs": {"inject_start": 0.1}}}
+    assert loaders.loading(PROMPT | edit, FILES)["7"] == edit["7"]
 
 
 def test_a_checkpoint_keeps_its_loader():
