@@ -14,7 +14,7 @@ DEMO = Path(__file__).resolve().parent
 STEPS = 20
 SOLVER = {"solver": "anderson", "iterations": 10}  # with which that many bring the photo back
 UNET, FLOW = "unet", "flow"
-MODEL = UNET  # of the demo's own two, unless the other is asked for
+MODEL = FLOW  # of the demo's own two, unless the other is asked for
 COMFYUI, DIFFUSERS = "comfyui", "diffusers"
 LARGEST_HEADER = 100_000_000  # bytes; a longer one is no safetensors file
 

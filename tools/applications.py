@@ -27,7 +27,7 @@ sys.path[:0] = [str(REPO / folder) for folder in ("harness", "demo", "demo/model
 
 import environment
 import hosts
-from options import FLOW, MODEL, UNET
+from options import FLOW, UNET
 
 TEMPLATES = REPO / "example_workflows"
 PACK_NAME = "ComfyUI-RIVAL"
@@ -54,8 +54,8 @@ def main() -> int:
 
 
 def with_model(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--model", choices=(UNET, FLOW), default=MODEL,
-                        help=f"of the demo's two ({MODEL}); the adapters are the UNet's")
+    parser.add_argument("--model", choices=(UNET, FLOW), default=UNET,
+                        help=f"of the demo's two ({UNET}, whose the adapters are)")
     return parser
 
 
