@@ -88,8 +88,8 @@ def flow_training(folder: Path, device: torch.device, rate: float, captions,
 def latent_stores(captions, options: argparse.Namespace) -> list:
     """Latents of the autoencoder in training, or of the shipped one where there is no other.
 
-    Batches are drawn from each in turn: squares, and pictures twice as wide if asked for. A network
-    that has seen squares only does not know the places at which a photo lies beside its picture.
+    Batches are drawn from each in turn: squares, and pictures twice as wide if asked for, which did
+    RIVAL no good (docs/quality.md, On a flow model).
     """
     from flow_data import LatentStore
 

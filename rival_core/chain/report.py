@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .chain import Chain
-from .statistics import noise_widths
+from .statistics import noise_width
 
 # Of the worst step's residual, times the guidance. Its square is about the relative squared error
 # of the latent that comes back: 2e-3, which 50 steps of ddim leave, and variations are no better
@@ -71,7 +71,7 @@ def chain_notices(chain: Chain) -> list[str]:
 
 def wide_notice(chain: Chain) -> list[str]:
     """That the walk's last step was too long for the photo, as its noise says; or nothing."""
-    width, sigma = noise_widths(chain)[0], float(chain.sigmas[1])
+    width, sigma = noise_width(chain), float(chain.sigmas[1])
     if not width > TOO_WIDE:
         return []
     advice = "raise steps" if chain.schedule == "beta" else (

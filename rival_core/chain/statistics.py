@@ -57,18 +57,16 @@ def assumed(chain: Chain) -> Moments:
     return Moments(mean / scales, ((share * std) ** 2 + noise**2).sqrt() / scales)
 
 
-def noise_widths(chain: Chain) -> list[float]:
-    """[S]: of each level above the image, what was added to it: its deviation, 1 for plain noise.
+def noise_width(chain: Chain, place: int = 1) -> float:
+    """Of the level at a place, from 1, what was added to the image: its deviation, 1 for noise.
 
     A first level that is too high for the model to know the image's fine detail there makes noise
     of that detail. Where the detail has deviation s, the step that is exactly undone ends at a
-    width of sigma / ((1 - sigma) s) (flows; of Gaussian detail), and all levels above keep it.
+    width of sigma / ((1 - sigma) s) (flows; of Gaussian detail), and the levels above keep it.
     """
-    clean, widths = chain.clean[0].float(), []
-    for latent, sigma in zip(chain.latents[1:], chain.sigmas[1:].tolist()):
-        noise = (latent.float() - chain.scaling.clean_share(sigma) * clean) / sigma
-        widths.append(float(noise.std(correction=0)))
-    return widths
+    sigma = float(chain.sigmas[place])
+    noise = chain.latents[place] - chain.scaling.clean_share(sigma) * chain.clean[0]
+    return float(noise.float().std(correction=0)) / sigma
 
 
 def pair_gaps(chain: Chain) -> list[float]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfyui_rival.rival_core.chain.chain import Chain, ModelCard
 from comfyui_rival.rival_core.chain.report import TOO_WIDE, chain_notices
-from comfyui_rival.rival_core.chain.statistics import noise_widths
+from comfyui_rival.rival_core.chain.statistics import noise_width
 from comfyui_rival.rival_core.inversion.fixed_point import Solver, invert
 from comfyui_rival.rival_core.inversion.scaling import FlowScaling
 from made_chains import make_chain
@@ -37,14 +37,15 @@ def gaussian_chain(deviation: float, sigmas: torch.Tensor, solver: str = "anders
 @pytest.mark.parametrize("deviation", [0.06, 0.1, 0.5])
 def test_the_lowest_level_is_as_wide_as_derived(deviation):
     """Undone exactly, the last step gives sigma / ((1 - sigma) s); the levels above keep it."""
-    widths = noise_widths(gaussian_chain(deviation, EVEN))
+    chain = gaussian_chain(deviation, EVEN)
+    widths = [noise_width(chain, place) for place in range(1, 11)]
     assert widths[0] == pytest.approx(0.1 / (0.9 * deviation), rel=0.03)
     if deviation == 0.06:
         assert all(width == pytest.approx(widths[0], rel=0.25) for width in widths)
 
 
 def test_short_last_steps_make_it_nearly_plain():
-    wide, plain = (noise_widths(gaussian_chain(0.06, s))[-1] for s in (EVEN, SHORT_LAST))
+    wide, plain = (noise_width(gaussian_chain(0.06, s), -1) for s in (EVEN, SHORT_LAST))
     assert wide > 1.8 and plain < 1.2
 
 
@@ -57,7 +58,7 @@ def test_the_chain_says_so_and_what_helps():
 
 
 def test_other_chains_say_nothing():
-    assert noise_widths(gaussian_chain(0.1, EVEN))[0] < TOO_WIDE
+    assert noise_width(gaussian_chain(0.1, EVEN)) < TOO_WIDE
     for chain in (gaussian_chain(0.1, EVEN), gaussian_chain(0.06, SHORT_LAST),
                   gaussian_chain(0.06, EVEN, "ddim"), make_chain(solver="ddim")):
         assert chain_notices(chain) == []
