@@ -114,11 +114,11 @@ def _is_ours(item) -> bool:
     worker, count = _worker()
     if count == 1:
         return True
-    if item.get_closest_marker("sampled"):
-        return worker == 0 or zlib.crc32(item.nodeid.encode()) % SAMPLED == 0
+    if _needs(item) == "host":
+        is_kept = zlib.crc32(item.nodeid.encode()) % SAMPLED == 0
+        return worker == 0 or is_kept or not item.get_closest_marker("sampled")
     turn = zlib.crc32(item.path.name.encode())
-    place = 0 if turn % SAMPLED == 0 else 1 + turn % (count - 1)
-    return _needs(item) == "host" or worker == place
+    return worker == (0 if turn % SAMPLED == 0 else 1 + turn % (count - 1))
 
 
 def _worker() -> tuple[int, int]:
