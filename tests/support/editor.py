@@ -146,11 +146,12 @@ class Editor:
         box = self.page.locator("#graph-canvas").bounding_box()
         middle = box["x"] + box["width"] / 3, box["y"] + box["height"] / 2
         self.page.mouse.dblclick(*middle)
-        self.page.wait_for_timeout(500)
+        search = self.page.get_by_role("dialog")
+        search.get_by_role("combobox").or_(search.locator("input")).first.focus()
         self.page.keyboard.type(name)
-        self.page.wait_for_timeout(1000)
+        search.get_by_role("option", selected=True).filter(has_text=name).wait_for()
         self.page.keyboard.press("Enter")
-        self.page.wait_for_timeout(500)
+        search.wait_for(state="hidden")
         self.page.mouse.click(*middle)
         self.page.wait_for_function("() => app.graph.nodes.length > 0")
 
