@@ -2,13 +2,14 @@
 
     python benchmarks/quality.py --model flow --rows rows.png
 
-A demo model varies scenes that it has never seen, with captions that it was never taught, by
-every method of the table. Each variation is measured against its exemplar as the autoencoder shows
-it: how near in palette and texture, whether kind and number of the shapes are the exemplar's, and
-how far the layout is from the exemplar's and from the other variations'. The first row is the
-truth: the same scene drawn in other layouts. Printed are a table for docs/quality.md, the margin of
-error of what reads it, each method beside text-to-image scene by scene, and what the rows say for
-and against RIVAL. Two pictures are left: all methods, and RIVAL beside its exemplars.
+A demo model varies scenes that it has never seen, with captions that it was never taught, by every
+method of the table. Each variation is measured against its exemplar as the autoencoder shows it:
+how near in palette and texture, whether kind and number of the shapes are the exemplar's, how near
+their outlines are to their kind's, and how far the layout is from the exemplar's and from the other
+variations'. The first row is the truth: the same scene drawn in other layouts. Printed are a table
+for docs/quality.md, the margin of error of what reads it, each method beside text-to-image scene by
+scene, and what the rows say for and against RIVAL. Two pictures are left: all methods, and RIVAL
+beside its exemplars.
 """
 
 from __future__ import annotations

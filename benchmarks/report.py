@@ -10,6 +10,7 @@ import measures
 import torch
 from comfyui_rival.rival_core.choosing.measures import palette_distance
 from judge import Judge, agreement
+from outlines import outline_fit
 from render import coverage
 from torch import Tensor
 
@@ -20,6 +21,7 @@ COLUMNS = (
     ("texture", "texture named ↑", 0, 1),
     ("kind", "kind named ↑", 0, 1),
     ("count", "count named ↑", 0, 1),
+    ("outline", "outline ↑", 2, 1),
     ("diversity", "diversity ↑", 2, 1),
     ("moved", "layout moved", 2, 0),
     ("copied", "pixels alike", 2, 0),
@@ -49,9 +51,10 @@ def measure_scene(judge: Judge, scene, exemplar: Tensor, images: Tensor) -> dict
         "pattern": measures.texture_distance(images, masks, exemplar, mask),
         "moved": measures.layout_distance(masks, mask),
         "copied": measures.likeness(images, exemplar),
+        "outline": torch.tensor([outline_fit(m, scene.attributes.kind) for m in masks]),
         **{name: 100 * right for name, right in named.items()},
     }
-    means = {name: float(values.mean()) for name, values in found.items()}
+    means = {name: float(values.nanmean()) for name, values in found.items()}
     return {**means, "diversity": measures.layout_diversity(masks)}
 
 

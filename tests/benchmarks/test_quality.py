@@ -201,6 +201,7 @@ def test_the_truth_is_measured_as_near_and_diverse():
     for name in ("palette", "pattern"):
         assert (copied[name] < 1e-3).all() and (found[name] < 4).all()
         assert found[name].mean() < strange[name].mean() / 2
+    assert found["outline"].mean() > 0.95 > strange["outline"].mean()
     for name in ("moved", "diversity"):
         assert (copied[name] == 0).all() and (found[name] > 0.3).all()
 
@@ -235,7 +236,7 @@ def test_the_report_has_a_row_for_each_method_and_a_verdict_for_each_claim():
     assert len(lines) == 2 + len(names)
     assert {line.count("|") for line in lines} == {len(report.COLUMNS) + 2}
     said = report.claims(found, [0.5])
-    assert len(said) == 1 + 5 + 1 + 2 + sum(1 + len(n) for n in report.ABLATIONS.values())
+    assert len(said) == 1 + 6 + 1 + 2 + sum(1 + len(n) for n in report.ABLATIONS.values())
 
 
 def test_methods_are_compared_scene_by_scene():
