@@ -13,6 +13,7 @@ sys.path[:0] = [str(REPO / "demo"), str(REPO / "demo" / "model")]
 
 from concept import draw as draw_flowers
 from help_graphs import pulled
+from options import FLOW, UNET
 from PIL import Image, ImageDraw
 from render import render
 from scenes import Attributes, Scene, caption, make_scene
@@ -64,6 +65,7 @@ class Application:
 
     texts: by the start of a prompt's title. For the card of a model that is too large: another
     `template`, that the demo model runs, and what its graph, in API format, becomes.
+    model: which of the demo's.
     """
 
     photos: Sequence[Photo]
@@ -71,6 +73,11 @@ class Application:
     widgets: Mapping[tuple[str, int], object] = field(default_factory=dict)
     template: str | None = None
     rewire: Callable[[dict], dict] = copy.copy
+    model: str = UNET
+
+    def by(self, model: str | None) -> Application:
+        """By this model, if it is one."""
+        return replace(self, model=model or self.model)
 
     def files(self) -> dict[str, Image.Image]:
         return {f"photo_{i}.png": photo.picture for i, photo in enumerate(self.photos)}
@@ -193,7 +200,8 @@ LARGE = {  # models that the demo model stands in for, each with a scene of its 
     "1 Variation, few steps (Z-Image Turbo)": (2, "yellow", "ring", "purple", "plain"),
 }
 APPLICATIONS |= {
-    name: variation(photo(20 + i, *attributes), *attributes, template=VARIATION)
+    name: variation(photo(20 + i, *attributes), *attributes, template=VARIATION,
+                    model=UNET if "SDXL" in name else FLOW)
     for i, (name, attributes) in enumerate(LARGE.items())
 }
 APPLICATIONS |= {

@@ -3,7 +3,7 @@
     python tools/applications.py --only "5 Inpaint a photo"
 
 Each template is filled in as a user would: drawn scenes for its photos, captions for its prompts,
-the demo model for its checkpoint. All other widgets stay as they are in the file, but for the
+the demo's models for its own. All other widgets stay as they are in the file, but for the
 guidance, which suits the model, and fixed seeds. Leaves `example_workflows/<template>.jpg`: what
 went in, and what came out. Needs a ComfyUI.
 """
@@ -42,9 +42,9 @@ def main() -> int:
     from application_scenes import APPLICATIONS
     from cards import card
 
-    chosen = {name: APPLICATIONS[name] for name in options.only or APPLICATIONS}
+    chosen = {name: APPLICATIONS[name].by(options.model) for name in options.only or APPLICATIONS}
     run = {application.template or name for name, application in chosen.items()}
-    with serving(host, run, options.model) as pictures:
+    with serving(host, run) as pictures:
         for name, application in chosen.items():
             print(name, flush=True)
             shown = [photo.shown for photo in application.photos]
@@ -54,8 +54,8 @@ def main() -> int:
 
 
 def with_model(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--model", choices=(UNET, FLOW), default=UNET,
-                        help=f"of the demo's two ({UNET}, whose the adapters are)")
+    parser.add_argument("--model", choices=(UNET, FLOW),
+                        help="of the demo's two, in the place of the one that suits the template")
     return parser
 
 
@@ -71,14 +71,14 @@ def ready(script: str) -> hosts.Host:
 
 
 @contextlib.contextmanager
-def serving(host: hosts.Host, names: Iterable[str], model: str = UNET) -> Iterator[Callable]:
+def serving(host: hosts.Host, names: Iterable[str]) -> Iterator[Callable]:
     """What runs one of these templates as an `Application` fills it in, and gives its pictures."""
-    with connected(host, names, model) as (client, base):
-        yield functools.partial(_pictures, client, client.object_info(), base, model)
+    with connected(host, names) as (client, base):
+        yield functools.partial(_pictures, client, client.object_info(), base)
 
 
 @contextlib.contextmanager
-def connected(host: hosts.Host, names: Iterable[str], model: str = UNET) -> Iterator[tuple]:
+def connected(host: hosts.Host, names: Iterable[str]) -> Iterator[tuple]:
     """A client of a headless host with the models of these templates, and the host's folder."""
     import comfy_process
 
@@ -86,8 +86,7 @@ def connected(host: hosts.Host, names: Iterable[str], model: str = UNET) -> Iter
         base = Path(folder)
         comfy_process.prepare(base, PACK_NAME)
         place_models(base / "models", names)
-        if model == FLOW:
-            place_flow_model(base / "models")
+        place_flow_model(base / "models")
         with comfy_process.running(host, Path(sys.executable), base, ["--bf16-unet"]) as client:
             yield client, base
 
@@ -123,17 +122,17 @@ def read(name: str) -> dict:
     return json.loads((TEMPLATES / f"{name}.json").read_text("utf-8"))
 
 
-def _pictures(client, info: dict, base: Path, model: str, name: str, application) -> list:
+def _pictures(client, info: dict, base: Path, name: str, application) -> list:
     """What a template's Save Image nodes leave, one after the other."""
     import workflow
 
-    prompt = prompt_of(client, info, base, name, application, model)
+    prompt = prompt_of(client, info, base, name, application)
     outcome = client.run(prompt)
     savers = workflow.find(prompt, "SaveImage")
     return [picture for saver in savers for picture in shown(client, outcome, saver)]
 
 
-def prompt_of(client, info: dict, base: Path, name: str, application, model: str = UNET) -> dict:
+def prompt_of(client, info: dict, base: Path, name: str, application) -> dict:
     """The template, filled in, in API format; its photos are on the server by then."""
     import loaders
     import workflow
@@ -146,7 +145,7 @@ def prompt_of(client, info: dict, base: Path, name: str, application, model: str
         picture.convert("RGB").save(folder / file)
     prompt = workflow.to_prompt(application.fill(copy.deepcopy(read(name))), info)
     prompt = application.rewire(prompt)
-    return loaders.loading(prompt, loaders.flow_files()) if model == FLOW else prompt
+    return loaders.loading(prompt, loaders.flow_files()) if application.model == FLOW else prompt
 
 
 def shown(client, outcome, node: str) -> list:

@@ -39,7 +39,7 @@ def main() -> int:
     wanted = options.only or [*PICTURES, *DRAWN]
     chosen = {node: PICTURES[node] for node in wanted if node in PICTURES}
     templates = {picture.template for picture in chosen.values()}
-    with connected(host, templates, options.model) as (client, base):
+    with connected(host, templates) as (client, base):
         info = client.object_info()
         for node, picture in chosen.items():
             print(node, flush=True)
@@ -54,11 +54,12 @@ def main() -> int:
 class Runs:
     """One picture's graph, run with this setting and that; the same run is made once."""
 
-    def __init__(self, client, info: dict, base: Path, picture, model: str):
+    def __init__(self, client, info: dict, base: Path, picture, model: str | None):
         self.client = client
         self.reference = picture.reference
         self.photo = picture.application.photos[0].picture.convert("RGB")
-        prompt = prompt_of(client, info, base, picture.template, picture.application, model)
+        application = picture.application.by(model)
+        prompt = prompt_of(client, info, base, picture.template, application)
         prompt = picture.rewire(prompt) if picture.rewire else prompt
         self.prompt = changed(prompt, picture.changes)
         self.done: dict[str, tuple] = {}
