@@ -41,23 +41,24 @@ class Captions:
     In bf16, several times quicker here: it is off by a fiftieth of what tells captions apart.
     """
 
-    def __init__(self, count: int | None, folder: Path):
+    def __init__(self, count: int | None, folder: Path, device: torch.device | str = "cpu"):
         self.attributes = trained_attributes(count)
         texts = ["", *map(caption, self.attributes)]
         digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
         path = folder / f"flow-captions-{digest}.pt"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(self._embed(texts), path)
+            torch.save(self._embed(texts, torch.device(device)), path)
         self.embedded = torch.load(path, weights_only=True, mmap=True)
 
-    def _embed(self, texts: list[str]) -> Tensor:
+    def _embed(self, texts: list[str], device: torch.device) -> Tensor:
         print(f"embedding {len(texts)} captions", flush=True)
         encoder, parts = TextEncoder(), []
+        encoder.model.to(device)
         for start in range(0, len(texts), TEXTS_AT_ONCE):
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16):
                 part = embed(encoder, texts[start:start + TEXTS_AT_ONCE])
-            parts.append(part.half())
+            parts.append(part.half().cpu())
         return torch.cat(parts)
 
 
@@ -68,12 +69,16 @@ def newest_round(samples: int) -> int:
 
 def _digest(autoencoder: WideAutoencoder) -> str:
     """Of the encoder, so that another one's latents are never taken for its."""
-    weights = [w.half().numpy().tobytes() for w in autoencoder.taesd_encoder.state_dict().values()]
+    parts = autoencoder.taesd_encoder.state_dict().values()
+    weights = [part.half().cpu().numpy().tobytes() for part in parts]
     return hashlib.sha256(b"".join(weights)).hexdigest()[:8]
 
 
 class LatentStore:
-    """Rounds of latents on disk, made when first asked for. ratio: of the width to the size."""
+    """Rounds of latents on disk, made where the autoencoder is when first asked for.
+
+    ratio: of the width to the size.
+    """
 
     def __init__(self, captions: Captions, autoencoder: WideAutoencoder, folder: Path,
                  size: int = SIZE, ratio: int = 1):
@@ -132,10 +137,11 @@ class LatentStore:
         groups = SCENES_PER_ROUND // GROUP
         rows = self.fitting[torch.randint(len(self.fitting), (groups,), generator=generator)]
         of_scene, latents = rows.repeat_interleave(GROUP).tolist(), []
+        device = next(self.autoencoder.parameters()).device
         for start in range(0, SCENES_PER_ROUND, ENCODE_BATCH):
             scenes = [self._scene(number, i, of_scene[i])
                       for i in range(start, start + ENCODE_BATCH)]
-            images = render(scenes).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                latents.append(self.autoencoder.encode(images).half())
+            images = render(scenes, device).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16):
+                latents.append(self.autoencoder.encode(images).half().cpu())
         return torch.cat(latents), rows + 1

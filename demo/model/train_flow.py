@@ -95,6 +95,7 @@ def latent_stores(captions, options: argparse.Namespace) -> list:
 
     trained = (options.folder / flow_file.AUTOENCODER).exists()
     autoencoder = flow_file.read_autoencoder(options.folder if trained else flow_file.WEIGHTS)
+    autoencoder = autoencoder.to(options.device)
     return [LatentStore(captions, autoencoder, options.folder, options.size, ratio)
             for ratio in ((1, 2) if options.wide else (1,))]
 
@@ -152,7 +153,7 @@ def main() -> None:
     else:
         from flow_data import Captions
 
-        captions = Captions(options.captions, options.folder)
+        captions = Captions(options.captions, options.folder, device)
         if options.what == "latents":
             return make_latents(captions, options, deadline)
         training = flow_training(options.folder, device, rate, captions)

@@ -41,7 +41,8 @@ def small_rounds(monkeypatch):
 
 def options(folder: Path, samples: int, **others) -> argparse.Namespace:
     defaults = {"folder": folder, "samples": samples, "batch": BATCH, "size": 64,
-                "compile": False, "wide": False, "slowing": False, "decoder_only": False}
+                "compile": False, "wide": False, "slowing": False, "decoder_only": False,
+                "device": "cpu"}
     return argparse.Namespace(**defaults | others)
 
 
