@@ -29,7 +29,7 @@ def main() -> int:
     parser = quality.parser_of(__doc__, scenes=3)
     parser.set_defaults(variations=3, model="flow")
     parser.add_argument("--out", type=Path, default=FILE)
-    parser.add_argument("--empty", action="store_true", help="prompts")
+    parser.add_argument("--empty", action="store_true", help="no words in the prompts")
     return quality.start(draw, parser.parse_args())
 
 
