@@ -6,6 +6,7 @@ the kind's own, drawn where, as large and turned as it fits best: 1 is the same 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from types import SimpleNamespace
@@ -69,6 +70,7 @@ def _drawn(kind: str, shapes: list[tuple], x: Tensor, y: Tensor) -> Tensor:
     return coverage(scenes, kind, x, y) > 0.5
 
 
+@functools.cache
 def _area(kind: str) -> float:
     """Of a shape of radius 1."""
     radius = 100
