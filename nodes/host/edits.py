@@ -90,7 +90,8 @@ class PairSampler(comfy.samplers.Sampler):
 
         mask = None if self.mask is None else self.mask.to(latent_image)
         return walk_pair(model(TARGET), model(SOURCE), latent_image, sigmas, noised,
-                         mask=mask, callback=report, **self.how)  # fmt: skip
+                         self.scaling.clean_share, mask=mask, callback=report,
+                         **self.how)  # fmt: skip
 
 
 def edit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -55,7 +54,8 @@ def edited(c, module=pair, noise: Noise | None = None, sigmas=None, **how) -> to
         sigma = float(sigmas[i])
         return c.scaling.clean_share(sigma) * c.photo + sigma * noise()
 
-    return module.walk_pair(c.target, c.source, c.photo, sigmas, noised, **how)
+    return module.walk_pair(c.target, c.source, c.photo, sigmas, noised,
+                            c.scaling.clean_share, **how)
 
 
 def away(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -91,22 +91,28 @@ def flow_edit(c, average: int, tail: int) -> torch.Tensor:
 
 
 def ddcm(c, from_noise: bool) -> torch.Tensor:
-    """InfEdit's DDCM with eta 1 and no attention control, in VP latents and predicted noise."""
-    def eps(model, z, kept, sigma):
-        x = z / math.sqrt(kept)
-        return (x - at(model, x, sigma)) / sigma
+    """InfEdit's DDCM with eta 1 and no attention control, in predicted noise and the latents that
+    the model was trained on: an eps model's of unit variance, a flow's between picture and noise.
+    """
+    def scales(sigma: float) -> tuple[float, float]:
+        if c.source.flow:
+            return 1 - sigma, sigma
+        kept = 1 / (1 + sigma**2)
+        return kept**0.5, (1 - kept)**0.5
+
+    def eps(model, z, sigma):
+        share, spread = scales(sigma)
+        return (z - share * at(model, z if c.source.flow else z / share, sigma)) / spread
 
     noise, levels = Noise(c.photo), c.sigmas.tolist()[:-1]
-    kept = [1 / (1 + sigma**2) for sigma in levels]
-    z_s = noise() if from_noise else kept[0]**0.5 * c.photo + (1 - kept[0])**0.5 * noise()
-    z_t = z_s
-    for i, (sigma, a) in enumerate(zip(levels, kept)):
-        e_s, e_t = eps(c.source, z_s, a, sigma), eps(c.target, z_t, a, sigma)
-        clean = c.photo + ((z_t - z_s) - (1 - a)**0.5 * (e_t - e_s)) / a**0.5
-        if i + 1 < len(levels):
-            b, fresh = kept[i + 1], noise()
-            z_s = b**0.5 * c.photo + (1 - b)**0.5 * fresh
-            z_t = b**0.5 * clean + (1 - b)**0.5 * fresh
+    clean = c.photo
+    for i, sigma in enumerate(levels):
+        (share, spread), fresh = scales(sigma), noise()
+        z_s, z_t = (share * picture + spread * fresh for picture in (c.photo, clean))
+        if from_noise and i == 0:
+            z_s = z_t = fresh
+        e_s, e_t = eps(c.source, z_s, sigma), eps(c.target, z_t, sigma)
+        clean = c.photo + ((z_t - z_s) - spread * (e_t - e_s)) / share
     return clean
 
 
@@ -122,17 +128,18 @@ def of_flow_edit(module=pair, average: int = 1, tail: int = 0) -> float:
     return away(euler(c.target, start, c.sigmas[-1 - tail :].tolist()), wanted)
 
 
-def of_ddcm(module=pair, from_noise: bool = False) -> float:
-    c, noise = case(flow=False), Noise(case(False).photo)
-    wanted = ddcm(c, from_noise)
+def of_ddcm(module=pair, from_noise: bool = False, flow: bool = False) -> float:
+    c = case(flow)
+    noise, wanted = Noise(c.photo), ddcm(c, from_noise)
+    if not from_noise:
+        return away(edited(c, module, noise, path="direct"), wanted)
 
     def noised(i: int) -> torch.Tensor:
         sigma = float(c.sigmas[i])
-        if from_noise and i == 0:
-            return math.sqrt(1 + sigma**2) * noise()
-        return c.photo + sigma * noise()
+        return c.photo + sigma * noise() if i else c.scaling.level(sigma) * noise()
 
-    found = module.walk_pair(c.target, c.source, c.photo, c.sigmas, noised, path="direct")
+    found = module.walk_pair(c.target, c.source, c.photo, c.sigmas, noised,
+                             c.scaling.clean_share, path="direct")
     return away(found, wanted)
 
 
@@ -146,6 +153,10 @@ def test_direct_is_inf_edit(from_noise):
     assert of_ddcm(from_noise=from_noise) < 1e-12
 
 
+def test_direct_is_inf_edit_of_a_flow():
+    assert of_ddcm(flow=True) < 1e-12
+
+
 # --- what must hold of any pair ------------------------------------------------------------------
 
 
@@ -155,7 +166,8 @@ def of_the_chain(module=pair, flow: bool = False) -> float:
     xs, levels = [float(c.sigmas[0]) * Noise(c.photo)()], c.sigmas.tolist()
     for pairwise in zip(levels, levels[1:]):
         xs.append(euler(c.source, xs[-1], pairwise))
-    found = module.walk_pair(c.target, c.source, xs[-1], c.sigmas, xs.__getitem__)
+    found = module.walk_pair(c.target, c.source, xs[-1], c.sigmas, xs.__getitem__,
+                             c.scaling.clean_share)
     return away(found, euler(c.target, xs[0], levels))
 
 
@@ -221,14 +233,18 @@ def test_outside_the_mask_the_photo_stays_bitwise():
 # --- mistakes ------------------------------------------------------------------------------------
 
 MISTAKES = {
-    "the change taken off": ("target(x + change", "target(x - change", of_flow_edit),
-    "source less target": ("target(x + change, level) - source(x, level)",
-                           "source(x, level) - target(x + change, level)", of_flow_edit),
+    "the change taken off": ("target(x + there", "target(x - there", of_flow_edit),
+    "source less target": ("target(x + there, level) - source(x, level)",
+                           "source(x, level) - target(x + there, level)", of_flow_edit),
     "the next level's call": ("photo.new_full([len(photo)], sigma)",
                               "photo.new_full([len(photo)], max(following, 0.1))", of_flow_edit),
     "no share of the step": ("keep * (following / sigma)", "keep", of_flow_edit),
     "the step turned over": ("following / sigma", "1 - following / sigma", of_the_chain),
     "direct as smooth": ('"direct": 0.0', '"direct": 1.0', of_ddcm),
+    "all of a clean edit under noise": ("clean_share(sigma) * change", "change",
+                                        lambda module: of_ddcm(module, flow=True)),
+    "a share of FlowEdit's": ("change if keep else clean_share(sigma) * change",
+                              "clean_share(sigma) * change", of_flow_edit),
     "a sum for the mean": (" / average", "", lambda module: of_flow_edit(module, average=3)),
     "one noise a step": ("            x = noised(i)\n", "            x = x if _ else noised(i)\n",
                          lambda module: of_flow_edit(module, average=3)),

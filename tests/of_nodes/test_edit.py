@@ -48,6 +48,11 @@ def test_settings_are_the_walks(sd, inputs, hand):
     assert relative(sd.edit(**inputs), by_hand(sd, **hand)) < 1e-5
 
 
+def test_direct_is_the_published_walk_of_a_flow(cases):
+    flow = cases("flow")
+    assert relative(flow.edit(path="direct"), by_hand(flow, keep=0.0)) < 1e-5
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", ["smooth", "direct"])
 def test_equal_prompts_at_equal_cfg_give_the_photo_bitwise(cases, kind, path):

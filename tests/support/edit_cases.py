@@ -47,11 +47,11 @@ def by_hand(case, seed=0, cfgs=(5.5, 1.5), keep=1.0, average=1, prompts=None, st
     photo = model.model.process_latent_in(case.samples)
     noise, edit = DrawnNoise(seed, [0], tuple(photo.shape[1:])), photo
     for sigma, following in zip(levels, levels[1:]):
-        goals = []
+        goals, share = [], 1 - sigma if host.is_flow(model) else 1.0
         for _ in range(average):
             n = noise(0)
-            x_s = (1 - sigma) * photo + sigma * n if host.is_flow(model) else photo + sigma * n
-            x_t = x_s + edit - photo
+            x_s = share * photo + sigma * n
+            x_t = x_s + (edit - photo if keep else share * (edit - photo))
             d_t, d_s = (predict(guider_of(model, prompt, negative, cfg), x, sigma)
                         for prompt, cfg, x in ((positive, cfgs[0], x_t), (source, cfgs[1], x_s)))
             goals.append(photo + d_t - d_s)
