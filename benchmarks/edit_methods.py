@@ -164,7 +164,8 @@ def by_chain(solvers: str) -> list[Method]:
 
 
 COMMON = [Method("plain sampling", plain()), Method("image-to-image 0.6", plain(0.6))]
-SMOOTH = Method("RIVAL Edit, `smooth`", pair("smooth", 28, 0.85))
+PAIRS = [Method("RIVAL Edit, `smooth`", pair("smooth", 28, 0.85)),
+         Method("RIVAL Edit, `direct`", pair("direct", 12, 1.0))]
 DAMPED = solved("coupling 0.9, NPI", against_the_caption("chain"), "bdia", coupling=0.9)
 UNET = [
     *COMMON,
@@ -180,8 +181,7 @@ UNET = [
     solved("Pull, keep_similar", pulled(similar=0.5), "ddim"),
     solved("`uniform`, keep_similar", pulled(early=False, similar=0.5), "ddim", captioned=False,
            caption_attention="uniform"),
-    SMOOTH,
-    Method("RIVAL Edit, `direct`", pair("direct", 12, 1.0)),
+    *PAIRS,
 ]
 FLOW = [
     *COMMON,
@@ -189,5 +189,5 @@ FLOW = [
     solved("Pull, keep_similar", pulled(similar=0.7), "rf_inversion", captioned=False),
     *by_chain("fireflow midpoint edict obelm bdia"),
     DAMPED,
-    SMOOTH,
+    *PAIRS,
 ]

@@ -62,17 +62,16 @@ def run(host, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # so that the processor's time is that of the work
     sheets = []
     for name in options.model:
-        models, methods = {"unet": (unet, UNET), "flow": (flow, FLOW)}[name]
-        models, changes = models(), (COLOR, KIND) if name == "unet" else (COLOR,)
+        loaded, methods = {"unet": (unet, UNET), "flow": (flow, FLOW)}[name]
+        models = loaded()
         chosen = [methods[0], *(m for m in methods[1:] if is_wanted(m, options.only))]
         cases = {change: [case_of(models, *scene, change) for scene in SCENES[:options.scenes]]
-                 for change in changes}
+                 for change in (COLOR, KIND)}
         outcomes = measured(models, chosen, cases)
         print(f"\nthe demo's {name}, {host}, {options.scenes} scenes\n")
         print(table(cases, outcomes), flush=True)
-        if KIND in cases:
-            found = right(functools.partial(through, models))
-            print(f"\nthe judge is right about the kind of {found} of 100 true scenes")
+        found = right(functools.partial(through, models))
+        print(f"\nthe judge is right about the kind of {found} of 100 true scenes")
         sheets.append((name, cases, outcomes))
     if options.figure:
         edits(sheets).save(options.figure, quality=85, optimize=True, progressive=True)

@@ -141,7 +141,7 @@ STAR_BECOMES_CIRCLE = edit(*CIRCLE, widgets={
     ("RivalBlendedGuidance", 3): "star",
 })
 APPLICATIONS = {
-    VARIATION: variation(photo(3, *STARS), *STARS),
+    VARIATION: variation(photo(3, *STARS), *STARS, model=FLOW),
     "2 Choose a variation and enlarge it": variation(
         photo(6, *SQUARE), *SQUARE,
         widgets={("ImageScaleToTotalPixels", 1): 0.01, ("KSampler", 3): 2.5},
@@ -182,12 +182,12 @@ APPLICATIONS = {
     ),
     EDIT: STAR_BECOMES_CIRCLE,
     "6 Edit by two prompts (no inversion)": edit(
-        *CIRCLE, widgets={("RivalEdit", 4): 3.5, ("RivalEdit", 5): 1.0}
+        *CIRCLE, widgets={("RivalEdit", 4): 3.5, ("RivalEdit", 5): 1.0}, model=FLOW
     ),
     "6 Edit exactly": edit(*BLUE_STAR),
     "6 Edit in several ways (edit-friendly)": edit(*CIRCLE, widgets={("RivalInvert", 5): 1.75}),
-    "7 Library of chains": variation(photo(9, *DISC), *DISC, template=VARIATION),
-    "7 Reconstruct a photo": variation(photo(7, *RINGS), *RINGS),
+    "7 Library of chains": variation(photo(9, *DISC), *DISC, template=VARIATION, model=FLOW),
+    "7 Reconstruct a photo": variation(photo(7, *RINGS), *RINGS, model=FLOW),
 }
 LARGE = {  # models that the demo model stands in for, each with a scene of its own
     "1 Variation of a photo (SDXL)": (2, "orange", "square", "green", "checked"),
@@ -200,8 +200,7 @@ LARGE = {  # models that the demo model stands in for, each with a scene of its 
     "1 Variation, few steps (Z-Image Turbo)": (2, "yellow", "ring", "purple", "plain"),
 }
 APPLICATIONS |= {
-    name: variation(photo(20 + i, *attributes), *attributes, template=VARIATION,
-                    model=UNET if "SDXL" in name else FLOW)
+    name: variation(photo(20 + i, *attributes), *attributes, template=VARIATION, model=FLOW)
     for i, (name, attributes) in enumerate(LARGE.items())
 }
 APPLICATIONS |= {

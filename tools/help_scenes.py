@@ -17,6 +17,7 @@ from application_scenes import (
 )
 from help_graphs import chosen, custom_sampling, plain_sampling, pulled, reported, through_vae
 from help_page import WHOLE, Cell, HelpPicture, Row
+from options import FLOW, UNET
 
 PHOTO = Cell("the photo", output="")
 BY_VAE = Cell("as the VAE gives it", output="PreviewImage")
@@ -103,9 +104,9 @@ def edit(name: str, values, usual=None) -> Row:
 ONE = {("RivalKSampler", "batch_size"): 1}
 PAPER = {("RivalInvert", "steps"): 50, ("RivalInvert", "solver"): "ddim",
          ("RivalInvert", "features"): "live", ("RivalPatchModel", "features"): "live"}
-RINGS_PHOTO = variation(photo(7, *RINGS), *RINGS)
-UNSAID = Application([photo(3, *STARS)])
-STARS_PHOTO = variation(photo(3, *STARS), *STARS)
+RINGS_PHOTO = variation(photo(7, *RINGS), *RINGS, model=FLOW)
+STARS_PHOTO = variation(photo(3, *STARS), *STARS, model=FLOW)
+UNSAID = Application([photo(3, *STARS)])  # by the UNet, which needs fewer words
 
 PICTURES = {
     "RivalInvert": HelpPicture(
@@ -149,7 +150,7 @@ PICTURES = {
         rewire=through_vae, reference=BY_VAE,
     ),
     "RivalChainReport": HelpPicture(
-        "7 Reconstruct a photo", STARS_PHOTO,
+        "7 Reconstruct a photo", STARS_PHOTO.by(UNET),
         [Row("", [inverted("", "anderson", 20, output="RivalChainReport")])],
         rewire=reported, pieces=[
             (36, 181, 698, 380), (703, 181, 1365, 380),  # the thumbnails
@@ -165,7 +166,7 @@ PICTURES = {
          Row("keep_photo on, threshold", thresholds())],
     ),
     "RivalPull": HelpPicture(
-        EDIT, STAR_BECOMES_CIRCLE,
+        EDIT, STAR_BECOMES_CIRCLE.by(FLOW),
         [Row("", [PHOTO], "The prompt makes the star a circle. RIVAL KSampler from the photo's own "
                           "noise (start inverted), one seed, nothing but the pull."),
          pull("strength", (0.0, 0.5, 0.9), 0.9),
@@ -174,7 +175,7 @@ PICTURES = {
         rewire=pulled,
     ),
     "RivalEdit": HelpPicture(
-        "6 Edit by two prompts (no inversion)", STAR_BECOMES_CIRCLE,
+        "6 Edit by two prompts (no inversion)", STAR_BECOMES_CIRCLE.by(FLOW),
         [Row("", [PHOTO], "The prompt makes the star a circle. One seed, one setting changed in "
                           "each row, from cfg 2.5 and source_cfg 1."),
          edit("cfg", (1.0, 2.5, 5.5), 5.5),
