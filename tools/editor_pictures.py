@@ -1,9 +1,10 @@
-"""Photographs ComfyUI's editor for the README: the dialog of templates, and the first of them, run.
+"""Photographs ComfyUI's editor for the README: templates, the first of them, run, and a help page.
 
     python tools/editor_pictures.py
 
 In a small window, with the demo's scene as the photo and its model in the checkpoint's place.
-Leaves `docs/templates.jpg` and `docs/graph.jpg`. Needs a ComfyUI, the newest, and Chromium.
+Leaves `templates.jpg`, `graph.jpg` and `help.jpg` in `docs`. Needs a ComfyUI, the newest, and
+Chromium.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / folder) for folder in ("harness", "tests/support")]
 
 from applications import PACK_NAME, place_models, read, ready
+from editor import CHOOSE, SETTINGS, Editor
 
 DOCS = REPO / "docs"
 SIZE = {"width": 1366, "height": 768}
+HELP = {"width": 1800, "height": 840}  # its right end is shown; the panel is a share of it
 LIGHTER = {"type": "jpeg", "quality": 85}
 
 
@@ -47,7 +50,23 @@ def main() -> int:
         editor.run(pictures=1, timeout=600)
         editor.page.wait_for_timeout(2000)
         editor.page.screenshot(path=options.out / "graph.jpg", **LIGHTER)
+        show_help(editor, "RivalKSampler")
+        right = {"x": HELP["width"] - 800, "y": 40, "width": 800, "height": HELP["height"] - 40}
+        editor.page.screenshot(path=options.out / "help.jpg", clip=right, **LIGHTER)
     return 0
+
+
+def show_help(editor, node_type: str) -> None:
+    """A node, chosen, and its page in the panel beside it."""
+    editor.look(nodes_2=True, palette="dark")
+    editor.page.set_viewport_size(HELP)
+    editor.add(node_type)
+    editor.centre(node_type, scale=1.0)
+    editor.page.evaluate("() => { app.canvas.ds.offset[0] += 340 }")  # beside the panel
+    editor.page.evaluate("() => app.canvas.selectNode(app.graph.nodes[0])")
+    editor.page.evaluate(CHOOSE, {"Comfy.RightSidePanel.IsOpen": True})
+    editor.page.get_by_role("tab", name="Info").click()
+    editor.page.wait_for_timeout(3000)  # until its pictures are there
 
 
 @contextlib.contextmanager
@@ -70,7 +89,6 @@ def served(host, template: str, application) -> Iterator[str]:
 @contextlib.contextmanager
 def opened(address: str, window: dict) -> Iterator:
     import frontend
-    from editor import SETTINGS, Editor
     from playwright.sync_api import sync_playwright
 
     SETTINGS["Comfy.RightSidePanel.IsOpen"] = False
