@@ -3,7 +3,7 @@
     python benchmarks/edits.py --figure docs/edits.jpg
 
 Every method edits the same drawn scenes, which the demo's models never saw: once the shapes are to
-take another colour, once (the UNet only) to be of another kind. Printed are the error of the way
+take another colour, once to be of another kind. Printed are the error of the way
 back without an edit, the rows of the model that inversion and edit take, the processor's time as
 a multiple of plain sampling, how often the change happened, and how far the rest moved: the mean
 difference outside the shapes, in levels of 255, from the photo as the autoencoder gives it.
